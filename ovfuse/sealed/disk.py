@@ -1,0 +1,87 @@
+"""Writing below a directory descriptor, and making it last.
+
+Used by the sealing of models only. Nothing here follows a symbolic link.
+"""
+
+import ctypes
+import os
+import shutil
+import stat
+from collections.abc import Collection
+from typing import Final
+
+__all__ = [
+    "create_file",
+    "make_directory",
+    "remove_all_but",
+    "remove_tree",
+    "sync_filesystem",
+]
+
+_CREATE: Final = (
+    os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+)
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def create_file(name: str, parent_fd: int) -> int:
+    """Create a file that must not exist yet; return a descriptor for writing.
+
+    Raises:
+        OSError: it exists, or the operating system refuses.
+    """
+    return os.open(name, _CREATE, 0o666, dir_fd=parent_fd)
+
+
+def make_directory(name: str, parent_fd: int, *, exist_ok: bool = False) -> int:
+    """Create a directory; return its descriptor.
+
+    Raises:
+        OSError: it exists, or the operating system refuses.
+    """
+    try:
+        os.mkdir(name, dir_fd=parent_fd)
+    except FileExistsError:
+        if not exist_ok:
+            raise
+    return os.open(name, _DIRECTORY, dir_fd=parent_fd)
+
+
+def remove_tree(name: str, parent_fd: int) -> None:
+    """Remove an entry, whatever it is, with all below it.
+
+    Raises:
+        OSError: the operating system refuses.
+    """
+    status = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
+    if stat.S_ISDIR(status.st_mode):
+        shutil.rmtree(name, dir_fd=parent_fd)
+    else:
+        os.unlink(name, dir_fd=parent_fd)
+
+
+def remove_all_but(keep: Collection[str], directory_fd: int) -> None:
+    """Remove all entries of a directory but those named.
+
+    Raises:
+        OSError: the operating system refuses.
+    """
+    with os.scandir(directory_fd) as entries:
+        names = [entry.name for entry in entries if entry.name not in keep]
+    for name in names:
+        remove_tree(name, directory_fd)
+
+
+def sync_filesystem(fd: int) -> None:
+    """Write out everything of the filesystem that `fd` is on (syncfs(2)).
+
+    One call instead of one per file; reports what could not be written.
+
+    Raises:
+        OSError: something could not be written.
+    """
+    if _libc.syncfs(fd) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

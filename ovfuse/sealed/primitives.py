@@ -1,0 +1,103 @@
+"""Cobblestone-256 at random access, and the derivations beside it.
+
+The library streams whole messages only; this module goes away when it ships a
+decryptor for ranges. Formulas: C2SP chunked-encryption. Objects here hold
+derived keys and are safe to use from many threads.
+"""
+
+import hashlib
+import hmac
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+
+from ovfuse.errors import DamagedError
+from ovfuse.sealed import layout
+from ovfuse.sealed.offsets import COMMITMENT_SIZE, PREFIX_SIZE, SALT_SIZE
+
+__all__ = [
+    "ChunkDecryptor",
+    "manifest_context",
+    "object_context",
+    "opens",
+    "recipient_file_id",
+]
+
+_ALGORITHM_LABEL: Final = b"c2sp.org/chunked-encryption@v1+AEAD_AES_256_GCM\0"
+_AES_KEY_SIZE: Final = 32
+_NONCE_SIZE: Final = 12
+
+
+def _expand(key: memoryview, info: bytes, size: int) -> bytes:
+    return HKDFExpand(hashes.SHA512(), size, info).derive(key)
+
+
+def _derive(key: memoryview, salt: bytes, context: bytes) -> tuple[bytes, bytes, bytes]:
+    """Return AES key, base nonce and commitment of a message."""
+    info = _ALGORITHM_LABEL + salt + context
+    okm = _expand(key, info, _AES_KEY_SIZE + _NONCE_SIZE + COMMITMENT_SIZE)
+    nonce_end = _AES_KEY_SIZE + _NONCE_SIZE
+    return okm[:_AES_KEY_SIZE], okm[_AES_KEY_SIZE:nonce_end], okm[nonce_end:]
+
+
+def manifest_context(clear_facts: bytes) -> bytes:
+    """Return the context of a manifest message, from the exact clear facts."""
+    return layout.MANIFEST_LABEL + b"\0" + hashlib.sha256(clear_facts).digest()
+
+
+def object_context(seal_id: str, object_id: str) -> bytes:
+    """Return the context of an object's message, from the two ids in hex."""
+    ids = bytes.fromhex(seal_id) + bytes.fromhex(object_id)
+    return layout.OBJECT_LABEL + b"\0" + ids
+
+
+def opens(model_key: memoryview, prefix: bytes, context: bytes) -> bool:
+    """Tell whether a message with this 56-byte prefix commits to this key."""
+    *_, commitment = _derive(model_key, prefix[:SALT_SIZE], context)
+    return hmac.compare_digest(commitment, prefix[SALT_SIZE:PREFIX_SIZE])
+
+
+def recipient_file_id(model_key: memoryview, recipient: str) -> str:
+    """Return the hex part of a key file's name, from the canonical recipient."""
+    name_key = _expand(model_key, layout.RECIPIENT_LABEL, 32)
+    mac = hmac.digest(name_key, recipient.encode("ascii"), "sha256")
+    return mac[: layout.ID_SIZE].hex()
+
+
+class ChunkDecryptor:
+    """Decrypts single chunks of one message.
+
+    Args:
+        model_key: 32 bytes.
+        prefix: the first 56 bytes of the message.
+        context: see `object_context`.
+
+    Raises:
+        DamagedError: the message commits to another key.
+    """
+
+    __slots__ = ("_aead", "_base_nonce")
+
+    def __init__(self, model_key: memoryview, prefix: bytes, context: bytes) -> None:
+        key, nonce, commitment = _derive(model_key, prefix[:SALT_SIZE], context)
+        if not hmac.compare_digest(commitment, prefix[SALT_SIZE:PREFIX_SIZE]):
+            raise DamagedError("an object is encrypted under another key")
+        self._aead = AESGCM(key)
+        self._base_nonce = int.from_bytes(nonce, "big")
+
+    def decrypt_into(
+        self, chunk_number: int, ciphertext: memoryview, plaintext: memoryview
+    ) -> None:
+        """Decrypt one chunk; `plaintext` has exactly the size of its content.
+
+        Raises:
+            DamagedError: the tag does not verify; `plaintext` is then not to be used.
+        """
+        nonce = (self._base_nonce ^ chunk_number).to_bytes(_NONCE_SIZE, "big")
+        try:
+            self._aead.decrypt_into(nonce, ciphertext, None, plaintext)
+        except InvalidTag:
+            raise DamagedError("a chunk is corrupted or tampered with") from None

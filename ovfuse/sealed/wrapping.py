@@ -1,0 +1,138 @@
+"""The model key in age files: wrapped for recipients, unwrapped by identities.
+
+`Recipient` and `Identity` are defined here only; where they come from is keys/.
+Nothing in a key file is trusted: what it yields is a candidate for a key.
+"""
+
+import contextlib
+import logging
+from dataclasses import dataclass, field
+from typing import Final, Self
+
+import pyrage
+
+from ovfuse.errors import DamagedError, KeyFileError
+from ovfuse.sealed import layout
+from ovfuse.secret import Secret
+
+__all__ = ["Identity", "Recipient", "stanza_types", "unwrap", "wrap"]
+
+_log = logging.getLogger(__name__)
+
+_INTRO: Final = "age-encryption.org/v1"
+_SSH_TYPES: Final = ("ssh-ed25519", "ssh-rsa")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """Who may open a sealing, by the canonical string of docs/format.md."""
+
+    canonical: str
+    age: object = field(compare=False, repr=False)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `age1...`, or an SSH public key line, whose comment is dropped.
+
+        Raises:
+            KeyFileError: not a recipient that can be used.
+        """
+        text = text.strip()
+        try:
+            if text.split(" ", 1)[0] in _SSH_TYPES:
+                canonical = " ".join(text.split()[:2])
+                return cls(canonical, pyrage.ssh.Recipient.from_str(canonical))
+            canonical = text.lower()
+            return cls(canonical, pyrage.x25519.Recipient.from_str(canonical))
+        except pyrage.RecipientError:
+            raise KeyFileError(
+                "not a recipient",
+                hint="a recipient is age1... or an ssh-ed25519 or ssh-rsa public key",
+            ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A secret half, held by the library; `recipient` is None for SSH keys."""
+
+    recipient: Recipient | None
+    age: object = field(compare=False, repr=False)
+
+    @classmethod
+    def from_age(cls, line: str) -> Self:
+        """Read a line `AGE-SECRET-KEY-1...`.
+
+        Raises:
+            KeyFileError: not such a line.
+        """
+        try:
+            age = pyrage.x25519.Identity.from_str(line.strip())
+        except pyrage.IdentityError:
+            raise KeyFileError("not an age identity") from None
+        return cls(Recipient(str(age.to_public()), age.to_public()), age)
+
+    @classmethod
+    def from_openssh(cls, data: bytes) -> Self:
+        """Read an unencrypted OpenSSH private key.
+
+        Raises:
+            KeyFileError: of another type, or protected by a passphrase.
+        """
+        try:
+            age = pyrage.ssh.Identity.from_buffer(data)
+        except pyrage.IdentityError:
+            raise KeyFileError("not an SSH private key that age can use") from None
+        return cls(None, age)
+
+    @staticmethod
+    def generate() -> str:
+        """Return the line of a new X25519 identity."""
+        return str(pyrage.x25519.Identity.generate())
+
+
+def wrap(model_key: Secret, recipient: Recipient) -> bytes:
+    """Return the age file with the model key for one recipient."""
+    data: bytes = pyrage.encrypt(bytes(model_key.view), [recipient.age])
+    return data
+
+
+def unwrap(data: bytes, identities: list[Identity]) -> Secret | None:
+    """Return what a key file holds for one of the identities, or None.
+
+    Only X25519 and SSH identities are used here, so no passphrase is stretched
+    and no plugin is started, whatever the file says.
+    """
+    with contextlib.suppress(pyrage.DecryptError):
+        plaintext = pyrage.decrypt(data, [i.age for i in identities])
+        if len(plaintext) == layout.MODEL_KEY_SIZE:
+            return Secret(plaintext)
+        _log.warning("a key file holds %d bytes, not a model key", len(plaintext))
+    return None
+
+
+def stanza_types(data: bytes) -> list[str]:
+    """Return the recipient types in an age header, such as `X25519`.
+
+    Raises:
+        DamagedError: not a binary age file, or an excessive scrypt work factor.
+    """
+    header, separator, _ = data.partition(b"\n--- ")
+    try:
+        lines = header.decode("ascii").split("\n")
+    except UnicodeDecodeError:
+        raise DamagedError("a key file is not an age file") from None
+    if not separator or lines[0] != _INTRO:
+        raise DamagedError("a key file is not an age file")
+    stanzas = [line[3:].split(" ") for line in lines if line.startswith("-> ")]
+    for stanza in stanzas:
+        if stanza[0] == "scrypt":
+            _check_scrypt(stanza)
+    # A grease stanza is there to be ignored (age.md).
+    return [s[0] for s in stanzas if not s[0].endswith("-grease")]
+
+
+def _check_scrypt(stanza: list[str]) -> None:
+    factor = stanza[2] if len(stanza) == 3 else ""  # noqa: PLR2004 - type, salt, factor
+    canonical = factor.isdigit() and not factor.startswith("0")
+    if not canonical or len(factor) > 2 or int(factor) > layout.SCRYPT_MAX_LOG2:  # noqa: PLR2004
+        raise DamagedError("a key file asks for an excessive scrypt work factor")
