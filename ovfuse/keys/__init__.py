@@ -1,0 +1,9 @@
+"""Where identities, recipients and trust come from; no FUSE, no OpenVINO.
+
+`Unlocker` is what the rest of the program takes from here: a sealed model goes
+in, an unlocked sealing or a clear error comes out.
+"""
+
+from ovfuse.keys.unlocker import Unlocker
+
+__all__ = ["Unlocker"]

@@ -1,0 +1,96 @@
+"""Reading and writing key files with the care that they need.
+
+A file with a secret that others can read or replace is refused, not warned about.
+"""
+
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from ovfuse.errors import KeyFileError
+from ovfuse.quote import quoted
+
+__all__ = ["create_private", "read_public", "read_secret"]
+
+_MAX_SIZE: Final = 64 * 1024
+
+
+def read_secret(path: Path, *, check_owner: bool = True) -> bytes:
+    """Return the content of a file that only its owner may be able to read.
+
+    Args:
+        path: the file.
+        check_owner: False for files that systemd placed ($CREDENTIALS_DIRECTORY).
+
+    Raises:
+        KeyFileError: others can read it, or it belongs to somebody else, or it is
+            no regular file of at most 64 KiB.
+        OSError: it cannot be opened.
+    """
+    data, status = _read(path)
+    if not check_owner:
+        return data
+    if status.st_uid not in (0, os.geteuid()):
+        raise KeyFileError(f"{quoted(path)} belongs to another user")
+    if status.st_mode & 0o077:
+        raise KeyFileError(
+            f"{quoted(path)} can be used by others than its owner",
+            hint=f"chmod 600 {quoted(path)}",
+        )
+    return data
+
+
+def read_public(path: Path, *, check_owner: bool = True) -> str:
+    """Return the text of a file with public keys, which others must not replace.
+
+    Raises:
+        KeyFileError: others can write it, or it is not a text of at most 64 KiB.
+        OSError: it cannot be opened.
+    """
+    data, status = _read(path)
+    if check_owner and status.st_uid not in (0, os.geteuid()):
+        raise KeyFileError(f"{quoted(path)} belongs to another user")
+    if check_owner and status.st_mode & 0o022:
+        raise KeyFileError(
+            f"{quoted(path)} can be written by others than its owner",
+            hint=f"chmod 644 {quoted(path)}",
+        )
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise KeyFileError(f"{quoted(path)} is not a text file") from None
+
+
+def _read(path: Path) -> tuple[bytes, os.stat_result]:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_SIZE:
+            raise KeyFileError(f"{quoted(path)} is not a key file")
+        return os.read(fd, _MAX_SIZE), status
+    finally:
+        os.close(fd)
+
+
+def create_private(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Write a new file, whole or not at all; an existing one is never replaced.
+
+    Raises:
+        KeyFileError: it exists.
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(temporary, path)  # unlike rename, refuses to replace
+    except FileExistsError:
+        raise KeyFileError(f"{quoted(path)} exists and is not replaced") from None
+    finally:
+        temporary.unlink(missing_ok=True)

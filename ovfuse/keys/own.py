@@ -1,0 +1,135 @@
+"""The own keys, made at first use: an age identity and a signing key.
+
+The files are $XDG_CONFIG_HOME/ovfuse/identity.txt and signing_key (OpenSSH's format);
+the public half of the signing key goes into the own trusted set.
+"""
+
+import getpass
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from ovfuse.errors import KeyFileError
+from ovfuse.keys.files import create_private, read_secret
+from ovfuse.keys.identities import IDENTITY_NAME, parse_identities
+from ovfuse.keys.places import user_directory
+from ovfuse.keys.trusted import add_trusted
+from ovfuse.quote import quoted
+from ovfuse.sealed.signing import PublicKey, SigningKey
+from ovfuse.sealed.wrapping import Identity
+
+__all__ = [
+    "OwnFile",
+    "own_identities",
+    "own_signing_key",
+    "read_signing_key",
+    "write_identity",
+]
+
+_SIGNING_KEY_NAME: Final = "signing_key"
+
+
+@dataclass(frozen=True, slots=True)
+class OwnFile:
+    """A key file of the user's, and whether it was made just now."""
+
+    path: Path
+    created: bool
+
+
+def own_identities() -> tuple[list[Identity], OwnFile]:
+    """Return the own identities: $OVFUSE_IDENTITY, or the file made at first use.
+
+    Raises:
+        KeyFileError: the file cannot be read or made.
+    """
+    if named := os.environ.get("OVFUSE_IDENTITY"):
+        path, created = Path(named), False
+    else:
+        path = _own_directory() / IDENTITY_NAME
+        created = _create_missing(path, write_identity)
+    return parse_identities(_read(path), path), OwnFile(path, created)
+
+
+def own_signing_key() -> tuple[SigningKey, OwnFile]:
+    """Return the own signing key, made and trusted at first use.
+
+    Raises:
+        KeyFileError: the file cannot be read or made.
+    """
+    path = _own_directory() / _SIGNING_KEY_NAME
+    created = _create_missing(path, _write_signing_key)
+    key = read_signing_key(path)
+    # Each time: an earlier run may have been killed between both steps.
+    add_trusted(PublicKey(key.public.raw, _comment()))
+    return key, OwnFile(path, created)
+
+
+def read_signing_key(path: Path) -> SigningKey:
+    """Return the signing key in a file.
+
+    Raises:
+        KeyFileError: it cannot be read, must not be used, or is another kind.
+    """
+    data = _read(path)
+    try:
+        return SigningKey.from_openssh(data)
+    except KeyFileError as error:
+        raise KeyFileError(f"{quoted(path)}: {error.message}") from None
+
+
+def write_identity(path: Path) -> None:
+    """Write a new identity file; an existing one is never replaced.
+
+    Raises:
+        KeyFileError: it exists.
+        OSError: it cannot be written.
+    """
+    line = Identity.generate()
+    recipient = Identity.from_age(line).recipient
+    made = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    public = recipient.canonical if recipient else ""
+    text = f"# created: {made}\n# public key: {public}\n{line}\n"
+    create_private(path, text.encode())
+
+
+def _write_signing_key(path: Path) -> None:
+    key = SigningKey.generate(_comment())
+    create_private(path, key.to_openssh())
+    path.with_name(f"{path.name}.pub").write_text(f"{key.public.line}\n")
+
+
+def _comment() -> str:
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # no entry in the password database
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+def _own_directory() -> Path:
+    directory = user_directory()
+    if directory is None:
+        raise KeyFileError("there is no home directory to keep keys in")
+    return directory
+
+
+def _create_missing(path: Path, create: Callable[[Path], None]) -> bool:
+    if path.exists():
+        return False
+    try:
+        create(path)
+    except OSError as error:
+        raise KeyFileError(f"{quoted(path)}: {error.strerror}") from None
+    return True
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return read_secret(path)
+    except OSError as error:
+        raise KeyFileError(f"{quoted(path)}: {error.strerror}") from None
