@@ -1,0 +1,112 @@
+"""What a served tree is: the contract between the view and those who serve it.
+
+Implemented in this folder, used by serve/. The tree is made of immutable nodes,
+not of paths. Every method may be called by many threads at once. Looking inside
+a sealed model that is still locked unlocks it in the calling thread.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+__all__ = ["Handle", "ModelStatus", "Node", "View"]
+
+
+class Node(Protocol):
+    """A file or directory of one sealing, or a directory of a tree."""
+
+    @property
+    def number(self) -> int:
+        """The inode number: 64 bits, the same in every process; the root's is 1."""
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether it has children; otherwise it is a regular file."""
+
+    @property
+    def size(self) -> int:
+        """The plaintext size in bytes; 0 for directories."""
+
+    @property
+    def mtime_ns(self) -> int:
+        """The sealing time, in nanoseconds since the epoch."""
+
+    @property
+    def subdirectories(self) -> int:
+        """How many of its children are directories, for the link count."""
+
+
+class Handle(Protocol):
+    """An open file. It outlives the removal of its object from the disk."""
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """Fill `buffer` from `offset`; return the number of bytes, short at the end.
+
+        Raises:
+            DamagedError: the bytes are not those that were sealed.
+        """
+
+    def close(self) -> None:
+        """Give back what the handle holds; further reads are an error."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelStatus:
+    """What `status` says about one sealed model.
+
+    Attributes:
+        name: the signed name, empty while nothing vouches for it.
+        path: its place in the tree, empty for a single sealed model.
+        model_id: lowercase hex, empty while unknown.
+        version: counted from 1, 0 while unknown.
+        state: `locked` (nobody looked inside yet), `unlocked` or `refused`.
+        reason: why it was refused, or that a newer sealing waits; else empty.
+    """
+
+    name: str
+    path: str
+    model_id: str
+    version: int
+    state: str
+    reason: str
+
+
+class View(Protocol):
+    """The plaintext tree of a cipherdir."""
+
+    @property
+    def root(self) -> Node:
+        """The directory that the mountpoint shows."""
+
+    def lookup(self, parent: Node, name: bytes) -> Node:
+        """Return the child of that name.
+
+        Raises:
+            NotFoundError, NotADirectoryNodeError: as their names say.
+            NoUsableKeyError, TermsError, DamagedError, UntrustedError,
+            CipherdirError: the sealed model `parent` cannot be unlocked.
+        """
+
+    def children(self, node: Node) -> Sequence[tuple[bytes, Node]]:
+        """Return the entries of a directory in the order of their names' bytes.
+
+        Raises as `lookup`.
+        """
+
+    def open(self, node: Node) -> Handle:
+        """Open a file: its object and its block list, checked, at once.
+
+        Raises:
+            IsADirectoryNodeError: it is a directory.
+            SupersededError: it belongs to a sealing that is gone.
+            DamagedError: the object or its list is not what was signed.
+        """
+
+    def totals(self) -> tuple[int, int]:
+        """Return plaintext bytes and files of all that is unlocked."""
+
+    def status(self) -> list[ModelStatus]:
+        """Return one entry per sealed model."""
+
+    def close(self) -> None:
+        """Wipe the keys and close what is open."""

@@ -1,0 +1,90 @@
+"""Immutable nodes and their numbers: the same in every process, from content alone.
+
+Used by the rest of view/. A number is a 64-bit hash, so that a process that takes
+over a mount computes the one that the kernel already knows.
+"""
+
+import hashlib
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
+
+from ovfuse.errors import DamagedError
+
+__all__ = [
+    "NO_PAYLOAD",
+    "ROOT_NUMBER",
+    "UNKNOWN_SUBDIRECTORIES",
+    "DirectoryNode",
+    "FileNode",
+    "Numbers",
+    "node_number",
+]
+
+ROOT_NUMBER: Final = 1
+_RESERVED: Final = frozenset({0, ROOT_NUMBER})
+NO_PAYLOAD: Final = "00" * 32
+
+# Makes the link count 1, which find(1) and fts(3) read as "unknown".
+UNKNOWN_SUBDIRECTORIES: Final = -1
+
+
+def node_number(payload_sha256: str, place: str, path: str) -> int:
+    """Return the inode number of `path` in the sealing at `place` in the tree.
+
+    The first 8 bytes, big endian, of SHA-256 over payload hash, length of the place
+    (4 bytes, big endian), place, path.
+    """
+    where = place.encode()
+    digest = hashlib.sha256(bytes.fromhex(payload_sha256))
+    digest.update(len(where).to_bytes(4, "big") + where + path.encode())
+    return int.from_bytes(digest.digest()[:8], "big")
+
+
+class Numbers:
+    """The numbers in use in one view; what collides is refused."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._used = set(_RESERVED)
+
+    def claim(self, numbers: Iterable[int]) -> None:
+        """Take all of `numbers`, or none.
+
+        Raises:
+            DamagedError: one is reserved, taken, or there twice.
+        """
+        wanted = list(numbers)
+        with self._lock:
+            claimed = self._used.union(wanted)
+            if len(claimed) != len(self._used) + len(wanted):
+                raise DamagedError("two files would have the same inode number")
+            self._used = claimed
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FileNode:
+    """A file of one sealing. `key` finds it among the sealing's files."""
+
+    number: int
+    size: int
+    mtime_ns: int
+    owner: object
+    key: int
+    is_directory: bool = field(default=False, init=False)
+    subdirectories: int = field(default=0, init=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DirectoryNode:
+    """A directory. With an `owner` and no children it is a model not looked into."""
+
+    number: int
+    mtime_ns: int
+    subdirectories: int
+    owner: object | None = None
+    children: Mapping[bytes, "FileNode | DirectoryNode"] = MappingProxyType({})
+    is_directory: bool = field(default=True, init=False)
+    size: int = field(default=0, init=False)
