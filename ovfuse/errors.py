@@ -22,6 +22,7 @@ Used by all layers; defined here and only here. The numbers are an ABI
         └── SupersededError
 """
 
+from pathlib import Path
 from typing import ClassVar
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "UntrustedError",
     "UsageError",
     "ViewError",
+    "describe",
 ]
 
 
@@ -159,3 +161,19 @@ class IsADirectoryNodeError(ViewError):
 
 class SupersededError(ViewError):
     """A file of a sealing that was replaced and is gone from the disk."""
+
+
+def describe(error: BaseException) -> str:
+    """Name kind and place of an unexpected error, for a message or a log.
+
+    Its own text is left out: it could quote plaintext, a name or a key.
+    """
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    kind = type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        kind = f"{kind} ({error.strerror})"
+    if trace is None:
+        return kind
+    return f"{kind} at {Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"

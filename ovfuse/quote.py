@@ -10,12 +10,13 @@ import os
 __all__ = ["printable", "quoted"]
 
 _MAX_LENGTH = 300
+_SURROGATE_BYTES = range(0xDC80, 0xDD00)  # what surrogateescape makes of bytes
 
 
 def quoted(value: str | bytes | os.PathLike[str]) -> str:
-    """Return `value` in single quotes, unprintable characters escaped.
+    r"""Return `value` in single quotes, unprintable characters escaped.
 
-    Bytes are read as UTF-8; what is not UTF-8 appears as `\\xNN`. Text of more
+    Bytes are read as UTF-8; what is not UTF-8 appears as `\xNN`. Text of more
     than 300 characters is cut in the middle.
     """
     raw = os.fspath(value)
@@ -40,6 +41,6 @@ def printable(text: str) -> str:
 
 def _escape(character: str) -> str:
     code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that surrogateescape carried
+    if code in _SURROGATE_BYTES:
         return f"\\x{code - 0xDC00:02x}"
     return character.encode("unicode_escape", "surrogatepass").decode("ascii")

@@ -8,6 +8,7 @@ libraries return) is named in SECURITY.md.
 import ctypes
 import os
 import resource
+from pathlib import Path
 from typing import Final, Self
 
 __all__ = ["Secret", "harden_process", "lock_all_memory"]
@@ -36,7 +37,7 @@ class Secret:
     def random(cls, size: int) -> Self:
         """Draw `size` bytes from the kernel, straight into the locked buffer."""
         secret = cls(bytes(size))
-        with open("/dev/urandom", "rb", buffering=0) as source:
+        with Path("/dev/urandom").open("rb", buffering=0) as source:
             if source.readinto(secret._buffer) != size:
                 raise OSError("the kernel gave too few random bytes")
         return secret
@@ -97,7 +98,7 @@ def lock_all_memory() -> bool:
 
 
 def _has_ipc_lock() -> bool:
-    with open("/proc/self/status", encoding="ascii") as status:
+    with Path("/proc/self/status").open(encoding="ascii") as status:
         for line in status:
             if line.startswith("CapEff:"):
                 return bool(int(line.split()[1], 16) >> 14 & 1)

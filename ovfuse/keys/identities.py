@@ -16,7 +16,7 @@ from ovfuse.keys.places import SYSTEM_DIRECTORY, user_directory
 from ovfuse.quote import quoted
 from ovfuse.sealed.wrapping import Identity
 
-__all__ = ["FoundIdentities", "IDENTITY_NAME", "find_identities", "parse_identities"]
+__all__ = ["IDENTITY_NAME", "FoundIdentities", "find_identities", "parse_identities"]
 
 IDENTITY_NAME: Final = "identity.txt"
 _CREDENTIAL_NAME: Final = "ovfuse.identity"
@@ -25,10 +25,17 @@ _OPENSSH_START: Final = b"-----BEGIN "
 
 @dataclass(frozen=True, slots=True)
 class FoundIdentities:
-    """The identities at hand, and the places that were looked at, for messages."""
+    """The identities at hand.
+
+    Attributes:
+        identities: in the order in which they were found.
+        places: that were looked at, for messages.
+        files: that they came from, without systemd's credential.
+    """
 
     identities: list[Identity]
-    places: tuple[str, ...]
+    places: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +55,7 @@ def find_identities(explicit: Sequence[Path] = ()) -> FoundIdentities:
     places = [_Place(path, required=True) for path in explicit] or _default_places()
     found: list[Identity] = []
     notes = []
+    files = []
     for place in places:
         try:
             data = read_secret(place.path, check_owner=place.check_owner)
@@ -59,7 +67,9 @@ def find_identities(explicit: Sequence[Path] = ()) -> FoundIdentities:
             continue
         found += parse_identities(data, place.path)
         notes.append(quoted(place.path))
-    return FoundIdentities(found, tuple(notes))
+        if place.check_owner:
+            files.append(place.path)
+    return FoundIdentities(found, tuple(notes), tuple(files))
 
 
 def _default_places() -> list[_Place]:

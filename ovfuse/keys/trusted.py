@@ -76,7 +76,9 @@ def list_trusted() -> list[TrustedKey]:
     Raises:
         KeyFileError: a file in a trusted set cannot be read or must not be used.
     """
-    return [TrustedKey(key, path) for path in _files() for key in parse_public_keys(path)]
+    return [
+        TrustedKey(key, path) for path in _files() for key in parse_public_keys(path)
+    ]
 
 
 def _files() -> Iterator[Path]:

@@ -15,10 +15,11 @@ from ovfuse.keys.identities import FoundIdentities, find_identities
 from ovfuse.keys.trusted import trusted_keys
 from ovfuse.quote import quoted
 from ovfuse.sealed.envelope import Envelope
-from ovfuse.sealed.opening import SealedModel, Sealing
+from ovfuse.sealed.opening import SealedModel
 from ovfuse.sealed.reader import ScratchPool
+from ovfuse.sealed.sealing import Sealing
 from ovfuse.sealed.signing import PublicKey, is_trusted
-from ovfuse.sealed.terms import check_terms, machine_digest
+from ovfuse.sealed.terms import check_machine, check_period, machine_digest
 
 __all__ = ["Unlocked", "Unlocker"]
 
@@ -91,9 +92,8 @@ class Unlocker:
                 raise self._no_usable_key() from None
         try:
             _check_name(sealing.manifest.name, place, name)
-            check_terms(
-                sealing.manifest.terms, now=time.time(), machine=machine_digest()
-            )
+            check_period(sealing.manifest.terms, time.time())
+            check_machine(sealing.manifest.terms, machine_digest())
         except BaseException:
             sealing.close()
             raise

@@ -7,20 +7,16 @@ import ctypes
 import os
 import shutil
 import stat
-from collections.abc import Collection
 from typing import Final
 
 __all__ = [
     "create_file",
     "make_directory",
-    "remove_all_but",
     "remove_tree",
     "sync_filesystem",
 ]
 
-_CREATE: Final = (
-    os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-)
+_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -60,18 +56,6 @@ def remove_tree(name: str, parent_fd: int) -> None:
         shutil.rmtree(name, dir_fd=parent_fd)
     else:
         os.unlink(name, dir_fd=parent_fd)
-
-
-def remove_all_but(keep: Collection[str], directory_fd: int) -> None:
-    """Remove all entries of a directory but those named.
-
-    Raises:
-        OSError: the operating system refuses.
-    """
-    with os.scandir(directory_fd) as entries:
-        names = [entry.name for entry in entries if entry.name not in keep]
-    for name in names:
-        remove_tree(name, directory_fd)
 
 
 def sync_filesystem(fd: int) -> None:

@@ -68,7 +68,9 @@ def pae(payload: bytes) -> bytes:
 
 def make_payload(clear_facts: bytes, manifest_message: bytes) -> bytes:
     """Return the payload of both parts."""
-    return len(clear_facts).to_bytes(_LENGTH_SIZE, "big") + clear_facts + manifest_message
+    return (
+        len(clear_facts).to_bytes(_LENGTH_SIZE, "big") + clear_facts + manifest_message
+    )
 
 
 def make_envelope(payload: bytes, signing_keys: list[SigningKey]) -> bytes:

@@ -1,14 +1,13 @@
 """From a directory on disk to an opened sealing, in the order of docs/format.md.
 
-`SealedModel` is the directory, `LockedSealing` what needs no key, `Sealing` what an
-identity opened. Descriptors are held, so that what was opened outlives renames and
-removals on disk. All of it may be used by many threads.
+`SealedModel` is the directory, `LockedSealing` what needs no key; unlocking it gives a
+`Sealing` (sealing.py). Descriptors are held, so that what was opened outlives renames
+and removals on disk.
 """
 
 import logging
 import os
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final, Self
 
 from cryptography.cobblestone import Cobblestone256Decryptor
@@ -17,52 +16,25 @@ from cryptography.exceptions import InvalidTag
 from ovfuse.errors import (
     CipherdirError,
     DamagedError,
-    NewerFormatError,
     NoUsableKeyError,
 )
 from ovfuse.quote import quoted
 from ovfuse.sealed import beneath, layout
-from ovfuse.sealed.blocks import BlockList
 from ovfuse.sealed.envelope import Envelope, parse_envelope
-from ovfuse.sealed.manifest import FileEntry, Manifest, parse_manifest
-from ovfuse.sealed.offsets import PREFIX_SIZE, block_list_size, message_size
-from ovfuse.sealed.primitives import (
-    ChunkDecryptor,
-    manifest_context,
-    object_context,
-    opens,
-)
-from ovfuse.sealed.reader import ObjectReader, ScratchPool
-from ovfuse.sealed.stream import plaintext_pieces
+from ovfuse.sealed.manifest import Manifest, parse_manifest
+from ovfuse.sealed.offsets import PREFIX_SIZE
+from ovfuse.sealed.pointer import parse_pointer
+from ovfuse.sealed.primitives import manifest_context, opens
+from ovfuse.sealed.reader import ScratchPool
+from ovfuse.sealed.sealing import Sealing
 from ovfuse.sealed.wrapping import Identity, stanza_types, unwrap
 from ovfuse.secret import Secret
 
-__all__ = ["LockedSealing", "SealedModel", "Sealing", "parse_pointer"]
+__all__ = ["LockedSealing", "SealedModel"]
 
 _log = logging.getLogger(__name__)
 
-_POINTER: Final = re.compile(rb"ovfuse ([1-9][0-9]{0,8})( (?:.|\n)*)?\Z")
-_POINTER_REST: Final = re.compile(rb" ([0-9a-f]{32})\n\Z")
 _SWITCHES_MAX: Final = 5
-
-
-def parse_pointer(data: bytes) -> str:
-    """Return the seal id in the content of `model.ovfuse`.
-
-    Raises:
-        NewerFormatError: of another format version.
-        DamagedError: not a pointer.
-    """
-    match = _POINTER.match(data)
-    if match is None:
-        raise DamagedError("the pointer model.ovfuse is malformed")
-    version = int(match[1])
-    if version != layout.FORMAT_VERSION:
-        raise NewerFormatError(f"made by a newer ovfuse (format {version})")
-    rest = _POINTER_REST.match(match[2] or b"")
-    if rest is None:
-        raise DamagedError("the pointer model.ovfuse is malformed")
-    return rest[1].decode()
 
 
 class SealedModel:
@@ -154,7 +126,9 @@ class SealedModel:
         Raises:
             DamagedError, CipherdirError: it is not whole.
         """
-        seals_fd = beneath.open_directory(layout.SEALS_NAME, self._fd, "directory seals")
+        seals_fd = beneath.open_directory(
+            layout.SEALS_NAME, self._fd, "directory seals"
+        )
         try:
             fd = beneath.open_directory(seal_id, seals_fd, "current sealing")
         finally:
@@ -295,124 +269,3 @@ def _key_file_names(keys_fd: int) -> Iterator[str]:
             name = entry.name
             if name.endswith(suffix) and layout.is_id(name.removesuffix(suffix)):
                 yield name
-
-
-class Sealing:
-    """An unlocked sealing: its manifest, and its files by manifest entry.
-
-    Owns the model key and two descriptors, so that its files can be opened as
-    long as they exist, wherever the directory is by then.
-
-    Raises:
-        DamagedError, CipherdirError: the file `blocks` or `objects` is not as it must be.
-    """
-
-    def __init__(
-        self, manifest: Manifest, directory_fd: int, model_key: Secret, pool: ScratchPool
-    ) -> None:
-        self.manifest: Final = manifest
-        self._model_key = model_key
-        self._pool = pool
-        self._list_offsets = _list_offsets(manifest)
-        self._blocks_fd, size = beneath.open_regular(
-            layout.BLOCKS_NAME, directory_fd, "file of block lists"
-        )
-        try:
-            if size != manifest.blocks_size:
-                raise DamagedError("the file of block lists has a wrong size")
-            self._objects_fd = beneath.open_directory(
-                layout.OBJECTS_NAME, directory_fd, "directory objects"
-            )
-        except BaseException:
-            os.close(self._blocks_fd)
-            raise
-
-    @property
-    def model_key(self) -> Secret:
-        """The key; wiped by `close`."""
-        return self._model_key
-
-    def open_file(self, entry: FileEntry) -> ObjectReader:
-        """Open a file for random access: object, list and prefix, all checked.
-
-        Raises:
-            DamagedError: object or list are missing, or not what was signed.
-            CipherdirError: they cannot be read.
-        """
-        fd, prefix, blocks = self._open_object(entry)
-        try:
-            context = object_context(self.manifest.facts.seal_id, entry.object_id)
-            chunks = ChunkDecryptor(self._model_key.view, prefix, context)
-        except BaseException:
-            os.close(fd)
-            raise
-        return ObjectReader(
-            fd,
-            plaintext_size=entry.size,
-            padded_size=entry.padded_size,
-            blocks=blocks,
-            chunks=chunks,
-            pool=self._pool,
-        )
-
-    def stream_file(self, entry: FileEntry) -> Iterator[memoryview]:
-        """Yield a whole file's plaintext; see `plaintext_pieces`.
-
-        Raises:
-            DamagedError, CipherdirError: as `open_file`.
-        """
-        fd, prefix, blocks = self._open_object(entry)
-        try:
-            yield from plaintext_pieces(
-                fd,
-                entry,
-                prefix=prefix,
-                blocks=blocks,
-                model_key=self._model_key.view,
-                context=object_context(self.manifest.facts.seal_id, entry.object_id),
-            )
-        finally:
-            os.close(fd)
-
-    def verify_file(self, entry: FileEntry, on_bytes: Callable[[int], None]) -> None:
-        """Read a whole file and release nothing.
-
-        Raises:
-            DamagedError, CipherdirError: as `open_file`.
-        """
-        for piece in self.stream_file(entry):
-            on_bytes(len(piece))
-
-    def close(self) -> None:
-        """Wipe the key and close the descriptors; open files go on."""
-        self._model_key.wipe()
-        for fd in (self._blocks_fd, self._objects_fd):
-            if fd >= 0:
-                os.close(fd)
-        self._blocks_fd = self._objects_fd = -1
-
-    def _open_object(self, entry: FileEntry) -> tuple[int, bytes, BlockList]:
-        fd, size = beneath.open_regular(entry.object_id, self._objects_fd, "object")
-        try:
-            if size != message_size(entry.padded_size):
-                raise DamagedError("an object has a wrong size")
-            prefix = beneath.read_exactly(fd, PREFIX_SIZE, 0, "object")
-            entries = beneath.read_exactly(
-                self._blocks_fd,
-                block_list_size(entry.padded_size),
-                self._list_offsets[entry.object_id],
-                "file of block lists",
-            )
-            return fd, prefix, BlockList(prefix, entries, entry.block_list_hash)
-        except BaseException:
-            os.close(fd)
-            raise
-
-
-def _list_offsets(manifest: Manifest) -> dict[str, int]:
-    offsets = {}
-    position = 0
-    for entry in manifest.files:
-        offsets[entry.object_id] = position
-        position += block_list_size(entry.padded_size)
-    return offsets

@@ -163,7 +163,9 @@ def read_fully(fd: int, target: memoryview, offset: int) -> None:
         try:
             count = os.preadv(fd, [target], offset)
         except OSError as error:
-            raise CipherdirError(f"an object cannot be read: {error.strerror}") from None
+            raise CipherdirError(
+                f"an object cannot be read: {error.strerror}"
+            ) from None
         if count == 0:
             raise DamagedError("an object is truncated")
         target = target[count:]

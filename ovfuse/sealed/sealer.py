@@ -18,12 +18,11 @@ from cryptography.cobblestone import Cobblestone256Encryptor
 
 from ovfuse.errors import BusyError, CipherdirError, DamagedError, SourceError
 from ovfuse.quote import quoted
-from ovfuse.sealed import layout
+from ovfuse.sealed import beneath, layout
 from ovfuse.sealed.canonical import encode
 from ovfuse.sealed.disk import (
     create_file,
     make_directory,
-    remove_all_but,
     remove_tree,
     sync_filesystem,
 )
@@ -37,6 +36,7 @@ from ovfuse.sealed.manifest import (
     parse_manifest,
 )
 from ovfuse.sealed.opening import LockedSealing, SealedModel
+from ovfuse.sealed.pointer import make_pointer
 from ovfuse.sealed.primitives import (
     manifest_context,
     object_context,
@@ -86,14 +86,13 @@ class CipherdirWriter:
         model = SealedModel.open(path)
         try:
             fcntl.flock(model.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not model.is_sealed() and os.listdir(model.fd):
-                raise CipherdirError(
-                    f"{quoted(path)} is not empty and holds no sealed model"
-                )
+            _check_usable(model.fd, path)
             return cls(path, model, created=created)
         except BlockingIOError:
             model.close()
-            raise BusyError(f"{quoted(path)} is being written by another process") from None
+            raise BusyError(
+                f"{quoted(path)} is being written by another process"
+            ) from None
         except BaseException:
             model.close()
             raise
@@ -114,7 +113,7 @@ class CipherdirWriter:
         try:
             with self._seals() as seals_fd:
                 keep = self._current_ids()
-                remove_all_but(keep, seals_fd)
+                _remove_others(keep, seals_fd)
                 manifest = _write_sealing(plan, source, seals_fd, on_bytes)
                 sync_filesystem(seals_fd)
                 self._switch(plan.facts.seal_id, seals_fd)
@@ -151,8 +150,7 @@ class CipherdirWriter:
             os.close(seals_fd)
 
     def _switch(self, seal_id: str, seals_fd: int) -> None:
-        pointer = f"ovfuse {layout.FORMAT_VERSION} {seal_id}\n"
-        _write_file(_NEW_POINTER, seals_fd, pointer.encode(), sync=True)
+        _write_file(_NEW_POINTER, seals_fd, make_pointer(seal_id), sync=True)
         os.rename(
             _NEW_POINTER,
             layout.POINTER_NAME,
@@ -172,6 +170,44 @@ class CipherdirWriter:
 
 def _has_entry(directory_fd: int, name: str) -> bool:
     return name in os.listdir(directory_fd)
+
+
+def _check_usable(directory_fd: int, path: Path) -> None:
+    """Refuse what is neither a sealed model nor the rest of a first sealing.
+
+    Without a pointer, what lies there may be anybody's: it is only taken for our
+    own, and later removed, if it is named like it.
+    """
+    names = os.listdir(directory_fd)
+    if layout.POINTER_NAME in names:
+        return
+    if set(names) <= {layout.SEALS_NAME}:
+        rest = _listdir(layout.SEALS_NAME, directory_fd) if names else []
+        if all(map(_is_ours, rest)):
+            return
+    raise CipherdirError(f"{quoted(path)} is not empty and holds no sealed model")
+
+
+def _listdir(name: str, parent_fd: int) -> list[str]:
+    try:
+        fd = beneath.open_directory(name, parent_fd, "directory seals")
+    except DamagedError:
+        return [name]  # not a directory, so not ours
+    try:
+        return os.listdir(fd)
+    finally:
+        os.close(fd)
+
+
+def _is_ours(name: str) -> bool:
+    return name == _NEW_POINTER or layout.is_id(name)
+
+
+def _remove_others(keep: set[str], seals_fd: int) -> None:
+    """Remove what earlier and interrupted sealings left, but those to keep."""
+    for name in os.listdir(seals_fd):
+        if _is_ours(name) and name not in keep:
+            remove_tree(name, seals_fd)
 
 
 def _make_missing(path: Path) -> bool:
@@ -286,9 +322,7 @@ def _write_keys(
     try:
         for recipient in dict.fromkeys(recipients):
             name = recipient_file_id(model_key.view, recipient.canonical)
-            _write_file(
-                name + layout.KEY_SUFFIX, keys_fd, wrap(model_key, recipient)
-            )
+            _write_file(name + layout.KEY_SUFFIX, keys_fd, wrap(model_key, recipient))
     finally:
         os.close(keys_fd)
 

@@ -60,7 +60,7 @@ def scan(model_directory: Path) -> SourceTree:
     """
     try:
         root = os.path.realpath(model_directory, strict=True)
-        if not stat.S_ISDIR(os.stat(root).st_mode):
+        if not Path(root).is_dir():
             raise SourceError(f"{quoted(model_directory)} is not a directory")
         found = _Scan(root)
         _scan_directory(found, "", root, (root,))
@@ -85,7 +85,7 @@ def _scan_directory(
     for name in names:
         path = f"{prefix}{name}"
         target = _resolve(found.root, path, os.path.join(location, name))  # noqa: PTH118 - bytes-safe strings, many of them
-        status = os.stat(target, follow_symlinks=False)
+        status = os.lstat(target)
         if stat.S_ISDIR(status.st_mode):
             if target in ancestors:
                 raise SourceError(f"{quoted(path)} is a link to a directory around it")
@@ -94,7 +94,9 @@ def _scan_directory(
         elif stat.S_ISREG(status.st_mode):
             found.files.append(_source_file(path, target, status))
         else:
-            raise SourceError(f"{quoted(path)} is a {_kind(status)} and cannot be sealed")
+            raise SourceError(
+                f"{quoted(path)} is a {_kind(status)} and cannot be sealed"
+            )
 
 
 def _resolve(root: str, path: str, location: str) -> str:

@@ -17,7 +17,6 @@ from ovfuse.sealed.manifest import FileEntry
 from ovfuse.sealed.offsets import (
     BLOCK_SIZE,
     ENCRYPTED_CHUNK_SIZE,
-    PREFIX_SIZE,
     block_count,
     block_offset,
     block_size,

@@ -13,7 +13,7 @@ from ovfuse.errors import TermsError
 from ovfuse.sealed import layout
 from ovfuse.sealed.manifest import Terms
 
-__all__ = ["check_terms", "machine_digest"]
+__all__ = ["check_machine", "check_period", "machine_digest"]
 
 _MACHINE_ID_FILE: Final = Path("/etc/machine-id")
 
@@ -32,21 +32,24 @@ def machine_digest(machine_id_file: Path = _MACHINE_ID_FILE) -> str | None:
     return hmac.digest(bytes.fromhex(text), layout.MACHINE_LABEL, "sha256").hex()
 
 
-def check_terms(terms: Terms, *, now: float, machine: str | None) -> None:
-    """Check that the model may be used.
-
-    Args:
-        terms: of the sealing.
-        now: seconds since 1970 UTC.
-        machine: see `machine_digest`.
+def check_period(terms: Terms, now: float) -> None:
+    """Check that the model may be used at `now`, seconds since 1970 UTC.
 
     Raises:
-        TermsError: too early, too late, or not on this machine.
+        TermsError: too early, or too late.
     """
     if terms.not_before is not None and now < terms.not_before:
         raise TermsError(f"not to be used before {_date(terms.not_before)}")
     if terms.not_after is not None and now >= terms.not_after:
         raise TermsError(f"not to be used since {_date(terms.not_after)}")
+
+
+def check_machine(terms: Terms, machine: str | None) -> None:
+    """Check that the model may be used on a machine; see `machine_digest`.
+
+    Raises:
+        TermsError: it is for others.
+    """
     if terms.machines and machine not in terms.machines:
         raise TermsError("not to be used on this machine")
 

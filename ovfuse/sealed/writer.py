@@ -47,7 +47,11 @@ class ObjectWriter:
         self._ciphertext = memoryview(bytearray(message_size(2 * _STEP_SIZE)))
 
     def write(
-        self, source_fd: int, target_fd: int, context: bytes, on_bytes: Callable[[int], None]
+        self,
+        source_fd: int,
+        target_fd: int,
+        context: bytes,
+        on_bytes: Callable[[int], None],
     ) -> WrittenObject:
         """Encrypt all of `source_fd`, from where it stands, to `target_fd`.
 

@@ -8,7 +8,6 @@ import hashlib
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Final
 
 from ovfuse.errors import DamagedError
@@ -85,6 +84,6 @@ class DirectoryNode:
     mtime_ns: int
     subdirectories: int
     owner: object | None = None
-    children: Mapping[bytes, "FileNode | DirectoryNode"] = MappingProxyType({})
+    children: Mapping[bytes, "FileNode | DirectoryNode"] = field(default_factory=dict)
     is_directory: bool = field(default=True, init=False)
     size: int = field(default=0, init=False)

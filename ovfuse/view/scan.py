@@ -59,7 +59,9 @@ def _find(directory_fd: int, place: str) -> Iterator[FoundModel]:
         if is_path(path):
             yield from _find_below(directory_fd, name, path)
         else:
-            _log.warning("skipped a directory that no model can be in: %s", quoted(path))
+            _log.warning(
+                "skipped a directory that no model can be in: %s", quoted(path)
+            )
 
 
 def _find_below(parent_fd: int, name: str, path: str) -> Iterator[FoundModel]:

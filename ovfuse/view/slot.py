@@ -15,7 +15,7 @@ from ovfuse.keys import Unlocker
 from ovfuse.quote import quoted
 from ovfuse.sealed.opening import SealedModel
 from ovfuse.sealed.reader import ScratchPool
-from ovfuse.sealed.terms import check_terms, machine_digest
+from ovfuse.sealed.terms import check_period
 from ovfuse.view.contents import Contents, FileHandle
 from ovfuse.view.contract import ModelStatus
 from ovfuse.view.nodes import (
@@ -104,9 +104,7 @@ class ModelSlot:
             DamagedError, CipherdirError: see `Sealing.open_file`.
         """
         contents = self.contents()
-        check_terms(
-            contents.manifest.terms, now=time.time(), machine=machine_digest()
-        )
+        check_period(contents.manifest.terms, time.time())
         try:
             return contents.open(node.key)
         except DamagedError:

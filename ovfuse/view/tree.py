@@ -37,7 +37,11 @@ __all__ = ["CipherdirView", "open_view"]
 
 
 def open_view(
-    cipherdir: Path, unlocker: Unlocker, *, strict: bool = False, name: str | None = None
+    cipherdir: Path,
+    unlocker: Unlocker,
+    *,
+    strict: bool = False,
+    name: str | None = None,
 ) -> "CipherdirView":
     """Open a cipherdir for serving.
 

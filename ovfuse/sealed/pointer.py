@@ -1,0 +1,36 @@
+"""The pointer: one line that names format version and current sealing."""
+
+import re
+from typing import Final
+
+from ovfuse.errors import DamagedError, NewerFormatError
+from ovfuse.sealed import layout
+
+__all__ = ["make_pointer", "parse_pointer"]
+
+_POINTER: Final = re.compile(rb"(?s)ovfuse ([1-9][0-9]{0,8})(| .*)\Z")
+_POINTER_REST: Final = re.compile(rb" ([0-9a-f]{32})\n\Z")
+
+
+def make_pointer(seal_id: str) -> bytes:
+    """Return the content of `model.ovfuse`."""
+    return f"ovfuse {layout.FORMAT_VERSION} {seal_id}\n".encode()
+
+
+def parse_pointer(data: bytes) -> str:
+    """Return the seal id in the content of `model.ovfuse`.
+
+    Raises:
+        NewerFormatError: of another format version.
+        DamagedError: not a pointer.
+    """
+    match = _POINTER.match(data)
+    if match is None:
+        raise DamagedError("the pointer model.ovfuse is malformed")
+    version = int(match[1])
+    if version != layout.FORMAT_VERSION:
+        raise NewerFormatError(f"made by a newer ovfuse (format {version})")
+    rest = _POINTER_REST.match(match[2])
+    if rest is None:
+        raise DamagedError("the pointer model.ovfuse is malformed")
+    return rest[1].decode()
