@@ -1,0 +1,103 @@
+"""The command line: one module per command: parse, call, print.
+
+Here: the list of commands, and how every error becomes one line and an exit code.
+The only part of ovfuse that prints or exits.
+"""
+
+import os
+import sys
+
+import typer
+from typer.exceptions import TyperException
+
+from ovfuse import __version__
+from ovfuse.cli import (
+    encrypt,
+    inspect,
+    keygen,
+    mount,
+    status,
+    terminal,
+    trust,
+    unmount,
+    verify,
+)
+from ovfuse.errors import OvfuseError, UsageError, describe
+from ovfuse.secret import harden_process
+
+__all__ = ["app", "main"]
+
+_INTERRUPTED = 130
+
+app = typer.Typer(
+    help="Encrypted model directories on disk, plaintext only in memory.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        terminal.say(f"ovfuse {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: bool = typer.Option(
+        False,
+        "--version",
+        callback=_print_version,
+        is_eager=True,
+        help="Print the version.",
+    ),
+) -> None:
+    pass
+
+
+for _name, _command in (
+    ("keygen", keygen.keygen),
+    ("encrypt", encrypt.encrypt),
+    ("mount", mount.mount),
+    ("unmount", unmount.unmount),
+    ("status", status.status),
+    ("verify", verify.verify),
+    ("inspect", inspect.inspect),
+):
+    app.command(_name)(_command)
+app.add_typer(trust.app, name="trust")
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    harden_process()  # whatever it does, it may come to hold keys or plaintext
+    sys.exit(_run(sys.argv[1:]))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        code = app(arguments, standalone_mode=False, prog_name="ovfuse")
+    except OvfuseError as error:
+        return _failed(error)
+    except TyperException as error:
+        return _failed(UsageError(error.format_message(), hint="ovfuse --help"))
+    except (KeyboardInterrupt, typer.Abort):
+        terminal.error("interrupted")
+        return _INTERRUPTED
+    except BrokenPipeError:  # such as `ovfuse verify | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the last flush fails again
+        return 1
+    except Exception as error:  # noqa: BLE001 - one line, and nothing of what it held
+        terminal.error(f"internal error: {describe(error)}; please report it")
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def _failed(error: OvfuseError) -> int:
+    terminal.error(error.message)
+    if error.hint:
+        terminal.hint(error.hint)
+    return error.exit_code

@@ -1,0 +1,144 @@
+"""`ovfuse encrypt`: seal a model directory."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ovfuse.cli import terminal
+from ovfuse.cli.keygen import tell_created
+from ovfuse.errors import KeyFileError, UsageError
+from ovfuse.keys.identities import find_identities
+from ovfuse.keys.own import OwnFile, own_identities, own_signing_key, read_signing_key
+from ovfuse.keys.recipients import own_recipients, parse_recipients
+from ovfuse.keys.trusted import trusted_keys
+from ovfuse.quote import quoted
+from ovfuse.sealed.manifest import Manifest, Terms
+from ovfuse.sealed.publish import SealingRequest, seal
+from ovfuse.sealed.signing import SigningKey
+from ovfuse.sealed.wrapping import Identity, Recipient
+
+__all__ = ["encrypt"]
+
+_MACHINE_DIGITS = 64
+
+
+def encrypt(
+    model_dir: Annotated[Path, typer.Argument(metavar="MODEL_DIR")],
+    cipherdir: Annotated[Path, typer.Argument(metavar="CIPHERDIR")],
+    recipient: Annotated[
+        list[str] | None,
+        typer.Option("-r", "--recipient", help="Who may open it (default: you)."),
+    ] = None,
+    recipients_file: Annotated[
+        list[Path] | None,
+        typer.Option("-R", "--recipients-file", help="A file of recipients."),
+    ] = None,
+    sign_key: Annotated[
+        Path | None,
+        typer.Option(help="An ssh-ed25519 private key (default: your own)."),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="The signed name (default: that of CIPHERDIR)."),
+    ] = None,
+    new_model: Annotated[
+        bool, typer.Option("--new-model", help="Start over: new model, version 1.")
+    ] = False,
+    not_before: Annotated[
+        str | None, typer.Option(metavar="DATE", help="Not to be used before.")
+    ] = None,
+    not_after: Annotated[
+        str | None, typer.Option(metavar="DATE", help="Not to be used from then on.")
+    ] = None,
+    machine: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID", help="Only for this machine; may be repeated."),
+    ] = None,
+) -> None:
+    """Seal MODEL_DIR into CIPHERDIR, for its recipients, signed."""
+    terms = _terms(not_before, not_after, machine or [])
+    recipients = parse_recipients(recipient or [], recipients_file or [])
+    identities, identity_file = _identities(own_wanted=not recipients)
+    signing_key, signing_file = _signing_key(sign_key)
+    tell_created(identity_file, signing_file)
+    request = SealingRequest(
+        model_directory=model_dir,
+        cipherdir=cipherdir,
+        recipients=recipients or own_recipients(identities),
+        signing_key=signing_key,
+        trusted=trusted_keys() | {signing_key.public},
+        identities=identities,
+        name=name,
+        new_model=new_model,
+        terms=terms,
+    )
+    with terminal.progress("sealing") as (on_total, on_bytes):
+        manifest = seal(request, on_total=on_total, on_bytes=on_bytes)
+    _report(manifest, cipherdir, request.recipients, signing_key)
+
+
+def _identities(*, own_wanted: bool) -> tuple[list[Identity], OwnFile]:
+    """Return the identities at hand; the own one is made only if it is needed."""
+    if own_wanted:
+        return own_identities()
+    try:
+        return find_identities().identities, OwnFile(Path(), created=False)
+    except KeyFileError:  # only the current name could need one; see --name
+        return [], OwnFile(Path(), created=False)
+
+
+def _signing_key(sign_key: Path | None) -> tuple[SigningKey, OwnFile]:
+    if sign_key is None:
+        return own_signing_key()
+    return read_signing_key(sign_key), OwnFile(sign_key, created=False)
+
+
+def _terms(not_before: str | None, not_after: str | None, machines: list[str]) -> Terms:
+    for machine in machines:
+        if len(machine) != _MACHINE_DIGITS or set(machine) - set("0123456789abcdef"):
+            raise UsageError(
+                f"{quoted(machine)} is not a machine id as ovfuse doctor prints it"
+            )
+    start, end = _seconds(not_before), _seconds(not_after)
+    if start is not None and end is not None and start >= end:
+        raise UsageError("--not-before is not before --not-after")
+    return Terms(machines=tuple(sorted(set(machines))), not_before=start, not_after=end)
+
+
+def _seconds(text: str | None) -> int | None:
+    """Return seconds since 1970 of an ISO 8601 date or time, UTC unless it says."""
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        seconds = int(moment.timestamp())
+    except (ValueError, OverflowError):
+        seconds = -1
+    if seconds < 0:
+        raise UsageError(
+            f"{quoted(text)} is not a date", hint="2027-01-31 or 2027-01-31T18:00+02:00"
+        )
+    return seconds
+
+
+def _report(
+    manifest: Manifest,
+    cipherdir: Path,
+    recipients: Sequence[Recipient],
+    signing_key: SigningKey,
+) -> None:
+    size = terminal.size_text(sum(entry.size for entry in manifest.files))
+    facts = manifest.facts
+    terminal.say(
+        f"sealed {quoted(manifest.name)} version {facts.version} into "
+        f"{quoted(cipherdir)}: {len(manifest.files)} files, {size}"
+    )
+    terminal.say(f"model id: {facts.model_id}")
+    for recipient in recipients:
+        terminal.say(f"for: {recipient.canonical}")
+    terminal.say(f"signed by: {signing_key.public.fingerprint}")

@@ -1,0 +1,92 @@
+"""`ovfuse inspect`: what a sealed model says without any key."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from ovfuse.cli import terminal
+from ovfuse.errors import CipherdirError
+from ovfuse.keys.trusted import trusted_keys
+from ovfuse.quote import quoted
+from ovfuse.sealed.opening import SealedModel
+from ovfuse.sealed.signing import PublicKey
+from ovfuse.sealed.wrapping import stanza_types
+from ovfuse.view.scan import find_models
+
+__all__ = ["inspect"]
+
+
+class _Signature(msgspec.Struct):
+    fingerprint: str
+    trusted: bool
+
+
+class _Report(msgspec.Struct):
+    path: str
+    format: int
+    model_id: str
+    seal_id: str
+    version: int
+    sealed_at: int
+    signatures: list[_Signature]
+    key_files: list[list[str]]
+    verified: bool = False
+
+
+def inspect(
+    cipherdir: Annotated[Path, typer.Argument(metavar="CIPHERDIR")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what needs no key: facts that nothing vouches for but a signature."""
+    trusted = trusted_keys()
+    with SealedModel.open(cipherdir) as directory:
+        models = find_models(directory.fd)
+        if not models:
+            raise CipherdirError(f"no sealed model in {quoted(cipherdir)}")
+        reports = [_inspect(directory.fd, place, trusted) for place, _ in models]
+    if as_json:
+        terminal.say_json({"models": msgspec.to_builtins(reports)})
+        return
+    for report in reports:
+        _print_report(report)
+
+
+def _inspect(cipherdir_fd: int, place: str, trusted: frozenset[PublicKey]) -> _Report:
+    with (
+        SealedModel.at(cipherdir_fd, place) as model,
+        model.current() as locked,
+    ):
+        facts = locked.envelope.facts
+        return _Report(
+            path=place,
+            format=facts.format,
+            model_id=facts.model_id,
+            seal_id=facts.seal_id,
+            version=facts.version,
+            sealed_at=facts.sealed_at,
+            signatures=[
+                _Signature(key.fingerprint, key in trusted)
+                for key in locked.envelope.signers
+            ],
+            key_files=[stanza_types(data) for data in locked.key_files()],
+        )
+
+
+def _print_report(report: _Report) -> None:
+    sealed_at = datetime.fromtimestamp(report.sealed_at, UTC)
+    terminal.say(f"{quoted(report.path or '.')}: a sealed model (unverified)")
+    terminal.say(f"  format:    {report.format}")
+    terminal.say(f"  model id:  {report.model_id}")
+    terminal.say(f"  version:   {report.version}")
+    terminal.say(f"  seal id:   {report.seal_id}")
+    terminal.say(f"  sealed:    {sealed_at:%Y-%m-%d %H:%M:%S} UTC")
+    for signature in report.signatures:
+        trust = "trusted" if signature.trusted else "not trusted"
+        terminal.say(f"  signed by: {signature.fingerprint} ({trust})")
+    if not report.signatures:
+        terminal.say("  signed by: nobody")
+    kinds = ", ".join("+".join(kind) for kind in report.key_files)
+    terminal.say(f"  key files: {len(report.key_files)} ({kinds})")

@@ -1,0 +1,97 @@
+"""The rules of the terminal, once: nothing else in ovfuse prints.
+
+What a command was asked for goes to standard output (`say`); everything else to
+standard error: `note`, `warning`, `error`, `hint`, progress. No line can carry
+control characters of a stranger's making.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from ovfuse.quote import printable
+
+__all__ = [
+    "error",
+    "hint",
+    "note",
+    "progress",
+    "say",
+    "say_json",
+    "size_text",
+    "warning",
+]
+
+_STEP = 1024
+
+
+def say(text: str) -> None:
+    """Print a line of the result."""
+    print(printable(text))
+
+
+def say_json(value: object) -> None:
+    """Print the result as JSON, ASCII only."""
+    print(json.dumps(value, indent=2))
+
+
+def note(text: str) -> None:
+    """Tell something on the way."""
+    print(f"ovfuse: {printable(text)}", file=sys.stderr)
+
+
+def warning(text: str) -> None:
+    """Tell something that the user may want to change."""
+    print(f"ovfuse: warning: {printable(text)}", file=sys.stderr)
+
+
+def error(text: str) -> None:
+    """Tell why the command failed, in one line."""
+    print(f"ovfuse: error: {printable(text)}", file=sys.stderr)
+
+
+def hint(text: str) -> None:
+    """Tell what can be done about the error."""
+    print(f"hint: {printable(text)}", file=sys.stderr)
+
+
+def size_text(size: int) -> str:
+    """Return a size in bytes for people: `1.5 GiB`."""
+    amount = float(size)
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if amount < _STEP:
+            return f"{amount:.0f} {unit}" if unit == "bytes" else f"{amount:.1f} {unit}"
+        amount /= _STEP
+    return f"{amount:.1f} TiB"
+
+
+@contextmanager
+def progress(
+    title: str,
+) -> Iterator[tuple[Callable[[int], None], Callable[[int], None]]]:
+    """Show a progress bar if standard error is a terminal.
+
+    Yields:
+        Two functions: set the total, and advance, both in bytes.
+    """
+    if not sys.stderr.isatty():
+        yield (lambda _: None), (lambda _: None)
+        return
+    from rich import progress as rich_progress
+    from rich.console import Console
+
+    with rich_progress.Progress(
+        rich_progress.TextColumn("{task.description}"),
+        rich_progress.BarColumn(),
+        rich_progress.DownloadColumn(binary_units=True),
+        rich_progress.TransferSpeedColumn(),
+        rich_progress.TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as bar:
+        task = bar.add_task(title, total=None)
+        yield (
+            lambda total: bar.update(task, total=total),
+            lambda count: bar.advance(task, count),
+        )

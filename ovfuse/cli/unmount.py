@@ -1,0 +1,21 @@
+"""`ovfuse unmount`: take a mount down and wait for its daemon."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["unmount"]
+
+
+def unmount(
+    mountpoint: Annotated[Path, typer.Argument(help="Where it is mounted.")],
+    lazy: Annotated[
+        bool,
+        typer.Option("--lazy", help="Even if in use: open files stay readable."),
+    ] = False,
+) -> None:
+    """Unmount MOUNTPOINT, also if its daemon has died; wait until it is gone."""
+    from ovfuse.serve.unmount import unmount as unmount_and_wait
+
+    unmount_and_wait(mountpoint, lazy=lazy)

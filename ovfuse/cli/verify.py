@@ -1,0 +1,122 @@
+"""`ovfuse verify`: read and authenticate every byte, release nothing."""
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from ovfuse.cli import terminal
+from ovfuse.errors import CipherdirError, OvfuseError
+from ovfuse.keys import Unlocker
+from ovfuse.quote import quoted
+from ovfuse.sealed.opening import SealedModel
+from ovfuse.sealed.reader import ScratchPool
+from ovfuse.sealed.sealing import Sealing
+from ovfuse.view.scan import find_models
+
+__all__ = ["verify"]
+
+
+class _FileReport(msgspec.Struct):
+    path: str
+    size: int
+    ok: bool
+    error: str = ""
+
+
+class _ModelReport(msgspec.Struct):
+    path: str
+    name: str = ""
+    version: int = 0
+    error: str = ""
+    finding: str = ""
+    files: list[_FileReport] = []
+
+
+def verify(
+    cipherdir: Annotated[Path, typer.Argument(metavar="CIPHERDIR")],
+    identity: Annotated[
+        list[Path] | None, typer.Option("-i", "--identity", help="An identity file.")
+    ] = None,
+    verify_key: Annotated[
+        list[Path] | None,
+        typer.Option(help="A public key that is trusted, beside the usual ones."),
+    ] = None,
+    allow_untrusted: Annotated[
+        bool, typer.Option("--allow-untrusted", help="Whoever signed it, or nobody.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Verify every byte of a sealed model, or of a tree of them."""
+    unlocker = Unlocker.find(
+        identity or [], verify_key or [], allow_untrusted=allow_untrusted
+    )
+    failures: list[OvfuseError] = []
+    reports = []
+    with SealedModel.open(cipherdir) as directory:
+        models = find_models(directory.fd)
+        if not models:
+            raise CipherdirError(f"no sealed model in {quoted(cipherdir)}")
+        for place, _ in models:
+            report = _verify_model(directory.fd, place, unlocker, failures)
+            reports.append(report)
+            if not as_json:
+                _print_report(report)
+    if as_json:
+        terminal.say_json({"models": msgspec.to_builtins(reports)})
+    if failures:
+        first = failures[0]
+        raise type(first)(
+            f"{len(failures)} failed; the first: {first.message}", hint=first.hint
+        )
+
+
+def _verify_model(
+    cipherdir_fd: int, place: str, unlocker: Unlocker, failures: list[OvfuseError]
+) -> _ModelReport:
+    report = _ModelReport(place)
+    try:
+        with SealedModel.at(cipherdir_fd, place) as model:
+            unlocked = unlocker.unlock(model, ScratchPool(), place=place or None)
+            manifest = unlocked.sealing.manifest
+            report.name, report.version = manifest.name, manifest.facts.version
+            report.finding = model.previous_finding(manifest) or ""
+            report.files = _verify_files(unlocked.sealing, failures)
+            unlocked.sealing.close()
+    except OvfuseError as error:
+        report.error = error.message
+        failures.append(error)
+    return report
+
+
+def _verify_files(sealing: Sealing, failures: list[OvfuseError]) -> list[_FileReport]:
+    results = []
+    entries = sealing.manifest.files
+    with terminal.progress("verifying") as (on_total, on_bytes):
+        on_total(sum(entry.size for entry in entries))
+        for entry in entries:
+            result = _FileReport(entry.path, entry.size, ok=True)
+            try:
+                sealing.verify_file(entry, on_bytes)
+            except OvfuseError as error:
+                result.ok, result.error = False, error.message
+                failures.append(error)
+            results.append(result)
+    return results
+
+
+def _print_report(report: _ModelReport) -> None:
+    if report.error:
+        terminal.say(f"FAILED {quoted(report.path or '.')}: {report.error}")
+        return
+    for file in report.files:
+        if file.ok:
+            terminal.say(f"ok     {quoted(file.path)}")
+        else:
+            terminal.say(f"FAILED {quoted(file.path)}: {file.error}")
+    terminal.say(
+        f"{quoted(report.name)} version {report.version}: {len(report.files)} files"
+    )
+    if report.finding:
+        terminal.say(f"finding: {report.finding}")
