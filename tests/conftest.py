@@ -1,0 +1,37 @@
+"""Set-up of every run: components that tests need, and Hypothesis."""
+
+import os
+
+import hypothesis
+import pytest
+
+from tests.support import requirements
+
+hypothesis.settings.register_profile("dev", deadline=None)
+hypothesis.settings.register_profile(
+    "ci", deadline=None, derandomize=True, print_blob=True
+)
+
+_REQUIRED = pytest.StashKey[frozenset[str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Read the environment once; a misspelt OVFUSE_REQUIRE ends the run."""
+    hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
+    try:
+        config.stash[_REQUIRED] = requirements.required(os.environ)
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test whose component is missing, or fail it where it is required."""
+    for component in requirements.COMPONENTS:
+        if item.get_closest_marker(component) is None:
+            continue
+        reason = requirements.missing(component)
+        if reason and component in item.config.stash[_REQUIRED]:
+            pytest.fail(f"required here: {component}: {reason}", pytrace=False)
+        elif reason:
+            pytest.skip(f"{component}: {reason}")
