@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from ovfuse.errors import KeyFileError
+from ovfuse.quote import printable
 
 __all__ = ["PublicKey", "SigningKey", "is_trusted"]
 
@@ -64,7 +65,7 @@ class PublicKey:
             blob = base64.b64decode(parts[1], validate=True)
         except (binascii.Error, ValueError):
             raise KeyFileError("not an ssh-ed25519 public key") from None
-        return cls.from_blob(blob, parts[2] if parts[2:] else "")
+        return cls.from_blob(blob, printable(parts[2]) if parts[2:] else "")
 
     @property
     def blob(self) -> bytes:
