@@ -11,7 +11,7 @@ import resource
 from pathlib import Path
 from typing import Final, Self
 
-__all__ = ["Secret", "harden_process", "lock_all_memory"]
+__all__ = ["Secret", "harden_process", "lock_all_memory", "may_swap"]
 
 _PR_SET_DUMPABLE: Final = 4
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
@@ -95,6 +95,14 @@ def lock_all_memory() -> bool:
     if soft != resource.RLIM_INFINITY and not _has_ipc_lock():
         return False
     return bool(_libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) == 0)
+
+
+def may_swap() -> bool:
+    """Tell whether the system has swap, so that memory not locked could reach it."""
+    try:
+        return len(Path("/proc/swaps").read_text(encoding="ascii").splitlines()) > 1
+    except (OSError, UnicodeDecodeError):
+        return True  # not known, so assumed
 
 
 def _has_ipc_lock() -> bool:

@@ -3,12 +3,21 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from ovfuse.cli import terminal
 from ovfuse.cli.keygen import tell_created
+from ovfuse.cli.parameters import (
+    Machines,
+    ModelDirectory,
+    ModelName,
+    NewModel,
+    NotAfter,
+    NotBefore,
+    Recipients,
+    RecipientsFiles,
+    SignKey,
+    TargetCipherdir,
+)
 from ovfuse.errors import KeyFileError, UsageError
 from ovfuse.keys.identities import find_identities
 from ovfuse.keys.own import OwnFile, own_identities, own_signing_key, read_signing_key
@@ -26,37 +35,16 @@ _MACHINE_DIGITS = 64
 
 
 def encrypt(
-    model_dir: Annotated[Path, typer.Argument(metavar="MODEL_DIR")],
-    cipherdir: Annotated[Path, typer.Argument(metavar="CIPHERDIR")],
-    recipient: Annotated[
-        list[str] | None,
-        typer.Option("-r", "--recipient", help="Who may open it (default: you)."),
-    ] = None,
-    recipients_file: Annotated[
-        list[Path] | None,
-        typer.Option("-R", "--recipients-file", help="A file of recipients."),
-    ] = None,
-    sign_key: Annotated[
-        Path | None,
-        typer.Option(help="An ssh-ed25519 private key (default: your own)."),
-    ] = None,
-    name: Annotated[
-        str | None,
-        typer.Option(help="The signed name (default: that of CIPHERDIR)."),
-    ] = None,
-    new_model: Annotated[
-        bool, typer.Option("--new-model", help="Start over: new model, version 1.")
-    ] = False,
-    not_before: Annotated[
-        str | None, typer.Option(metavar="DATE", help="Not to be used before.")
-    ] = None,
-    not_after: Annotated[
-        str | None, typer.Option(metavar="DATE", help="Not to be used from then on.")
-    ] = None,
-    machine: Annotated[
-        list[str] | None,
-        typer.Option(metavar="ID", help="Only for this machine; may be repeated."),
-    ] = None,
+    model_dir: ModelDirectory,
+    cipherdir: TargetCipherdir,
+    recipient: Recipients = None,
+    recipients_file: RecipientsFiles = None,
+    sign_key: SignKey = None,
+    name: ModelName = None,
+    new_model: NewModel = False,
+    not_before: NotBefore = None,
+    not_after: NotAfter = None,
+    machine: Machines = None,
 ) -> None:
     """Seal MODEL_DIR into CIPHERDIR, for its recipients, signed."""
     terms = _terms(not_before, not_after, machine or [])

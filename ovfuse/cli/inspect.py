@@ -1,13 +1,11 @@
 """`ovfuse inspect`: what a sealed model says without any key."""
 
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Annotated
 
 import msgspec
-import typer
 
 from ovfuse.cli import terminal
+from ovfuse.cli.parameters import Cipherdir, Json
 from ovfuse.errors import CipherdirError
 from ovfuse.keys.trusted import trusted_keys
 from ovfuse.quote import quoted
@@ -36,10 +34,7 @@ class _Report(msgspec.Struct):
     verified: bool = False
 
 
-def inspect(
-    cipherdir: Annotated[Path, typer.Argument(metavar="CIPHERDIR")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
+def inspect(cipherdir: Cipherdir, as_json: Json = False) -> None:
     """Show what needs no key: facts that nothing vouches for but a signature."""
     trusted = trusted_keys()
     with SealedModel.open(cipherdir) as directory:

@@ -3,53 +3,33 @@
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from ovfuse.cli.keygen import IDENTITY_WARNING
+from ovfuse.cli.parameters import (
+    Cipherdir,
+    Foreground,
+    Identities,
+    MountOptions,
+    Mountpoint,
+    VerifyKeys,
+)
 from ovfuse.cli.terminal import warning
 
 if TYPE_CHECKING:
-    from ovfuse.serve.options import MountOptions
+    from ovfuse.serve.options import MountOptions as ParsedOptions
     from ovfuse.view.contract import View
 
 __all__ = ["mount"]
 
 
 def mount(
-    cipherdir: Annotated[
-        Path, typer.Argument(help="A sealed model, or a tree of them.")
-    ],
-    mountpoint: Annotated[Path, typer.Argument(help="An empty directory.")],
-    identity: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--identity",
-            "-i",
-            metavar="IDENTITY",
-            help="An age identity file; only these are tried. Repeatable.",
-        ),
-    ] = None,
-    verify_key: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FILE",
-            help="Also trust this publisher's public key. Repeatable.",
-        ),
-    ] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-o",
-            metavar="OPT,...",
-            help="Mount options, separated by commas. Repeatable.",
-        ),
-    ] = None,
-    foreground: Annotated[
-        bool,
-        typer.Option("--foreground", "-f", help="Stay, and log to stderr."),
-    ] = False,
+    cipherdir: Cipherdir,
+    mountpoint: Mountpoint,
+    identity: Identities = None,
+    verify_key: VerifyKeys = None,
+    option: MountOptions = None,
+    foreground: Foreground = False,
 ) -> None:
     """Show the plaintext of CIPHERDIR on MOUNTPOINT; return when it answers."""
     from ovfuse.serve.lifecycle import run_mount
@@ -69,7 +49,7 @@ def _view_opener(
     cipherdir: Path,
     identities: list[Path],
     verify_keys: list[Path],
-    options: "MountOptions",
+    options: "ParsedOptions",
 ) -> "Callable[[], View]":
     """Return what opens the view, in the process that will serve it."""
 

@@ -2,10 +2,9 @@
 
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
+from ovfuse.cli.parameters import Json
 from ovfuse.cli.terminal import say, say_json
 from ovfuse.quote import printable
 
@@ -17,11 +16,7 @@ __all__ = ["status"]
 _HEADINGS = ("MOUNTPOINT", "CIPHERDIR", "STATE", "PID", "ENGINE", "FAILED READS")
 
 
-def status(
-    as_json: Annotated[
-        bool, typer.Option("--json", help="A list with an object per mount.")
-    ] = False,
-) -> None:
+def status(as_json: Json = False) -> None:
     """List the mounts, their sealed models, and how they are doing."""
     from ovfuse.serve.status import list_status
 

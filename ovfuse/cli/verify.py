@@ -1,12 +1,12 @@
 """`ovfuse verify`: read and authenticate every byte, release nothing."""
 
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import typer
 
 from ovfuse.cli import terminal
+from ovfuse.cli.parameters import Cipherdir, Identities, Json, VerifyKeys
 from ovfuse.errors import CipherdirError, OvfuseError
 from ovfuse.keys import Unlocker
 from ovfuse.quote import quoted
@@ -35,18 +35,13 @@ class _ModelReport(msgspec.Struct):
 
 
 def verify(
-    cipherdir: Annotated[Path, typer.Argument(metavar="CIPHERDIR")],
-    identity: Annotated[
-        list[Path] | None, typer.Option("-i", "--identity", help="An identity file.")
-    ] = None,
-    verify_key: Annotated[
-        list[Path] | None,
-        typer.Option(help="A public key that is trusted, beside the usual ones."),
-    ] = None,
+    cipherdir: Cipherdir,
+    identity: Identities = None,
+    verify_key: VerifyKeys = None,
     allow_untrusted: Annotated[
         bool, typer.Option("--allow-untrusted", help="Whoever signed it, or nobody.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Verify every byte of a sealed model, or of a tree of them."""
     unlocker = Unlocker.find(
