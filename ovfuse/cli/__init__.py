@@ -32,7 +32,6 @@ _INTERRUPTED = 130
 app = typer.Typer(
     help="Encrypted model directories on disk, plaintext only in memory.",
     add_completion=False,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -83,7 +82,8 @@ def _run(arguments: list[str]) -> int:
     except OvfuseError as error:
         return _failed(error)
     except TyperException as error:
-        return _failed(UsageError(error.format_message(), hint="ovfuse --help"))
+        command = getattr(getattr(error, "ctx", None), "command_path", "ovfuse")
+        return _failed(UsageError(error.format_message(), hint=f"{command} --help"))
     except (KeyboardInterrupt, typer.Abort):
         terminal.error("interrupted")
         return _INTERRUPTED

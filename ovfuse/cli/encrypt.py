@@ -1,5 +1,7 @@
 """`ovfuse encrypt`: seal a model directory."""
 
+import os
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +20,7 @@ from ovfuse.cli.parameters import (
     SignKey,
     TargetCipherdir,
 )
-from ovfuse.errors import KeyFileError, UsageError
+from ovfuse.errors import KeyFileError, SourceError, UsageError
 from ovfuse.keys.identities import find_identities
 from ovfuse.keys.own import OwnFile, own_identities, own_signing_key, read_signing_key
 from ovfuse.keys.recipients import own_recipients, parse_recipients
@@ -47,6 +49,8 @@ def encrypt(
     machine: Machines = None,
 ) -> None:
     """Seal MODEL_DIR into CIPHERDIR, for its recipients, signed."""
+    if not model_dir.is_dir():  # before any key is made for it
+        raise SourceError(f"there is no model directory {quoted(model_dir)}")
     terms = _terms(not_before, not_after, machine or [])
     recipients = parse_recipients(recipient or [], recipients_file or [])
     identities, identity_file = _identities(own_wanted=not recipients)
@@ -88,9 +92,12 @@ def _terms(not_before: str | None, not_after: str | None, machines: list[str]) -
     for machine in machines:
         if len(machine) != _MACHINE_DIGITS or set(machine) - set("0123456789abcdef"):
             raise UsageError(
-                f"{quoted(machine)} is not a machine id as ovfuse doctor prints it"
+                f"{quoted(machine)} is not a machine as docs/cli.md says",
+                hint="64 hexadecimal digits, not /etc/machine-id itself",
             )
     start, end = _seconds(not_before), _seconds(not_after)
+    if end is not None and end <= time.time():
+        raise UsageError("--not-after is in the past")
     if start is not None and end is not None and start >= end:
         raise UsageError("--not-before is not before --not-after")
     return Terms(machines=tuple(sorted(set(machines))), not_before=start, not_after=end)
@@ -130,3 +137,9 @@ def _report(
     for recipient in recipients:
         terminal.say(f"for: {recipient.canonical}")
     terminal.say(f"signed by: {signing_key.public.fingerprint}")
+    if facts.version > 1:
+        terminal.note("the version before it is kept until the next one")
+    if not f"{os.path.abspath(cipherdir)}".endswith(f"/{manifest.name}"):  # noqa: PTH100 - resolve() would follow links
+        terminal.note(
+            f"in a tree of models, its place must end with {quoted(manifest.name)}"
+        )

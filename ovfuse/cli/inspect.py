@@ -6,7 +6,7 @@ import msgspec
 
 from ovfuse.cli import terminal
 from ovfuse.cli.parameters import Cipherdir, Json
-from ovfuse.errors import CipherdirError
+from ovfuse.errors import CipherdirError, OvfuseError
 from ovfuse.keys.trusted import trusted_keys
 from ovfuse.quote import quoted
 from ovfuse.sealed.opening import SealedModel
@@ -24,29 +24,42 @@ class _Signature(msgspec.Struct):
 
 class _Report(msgspec.Struct):
     path: str
-    format: int
-    model_id: str
-    seal_id: str
-    version: int
-    sealed_at: int
-    signatures: list[_Signature]
-    key_files: list[list[str]]
+    error: str = ""
+    format: int = 0
+    model_id: str = ""
+    seal_id: str = ""
+    version: int = 0
+    sealed_at: int = 0
+    signatures: list[_Signature] = []
+    key_files: list[list[str]] = []
     verified: bool = False
 
 
 def inspect(cipherdir: Cipherdir, as_json: Json = False) -> None:
-    """Show what needs no key: facts that nothing vouches for but a signature."""
+    """Show what anybody can see, without a key.
+
+    Signatures are checked; nothing else is verified.
+    """
     trusted = trusted_keys()
     with SealedModel.open(cipherdir) as directory:
         models = find_models(directory.fd)
         if not models:
             raise CipherdirError(f"no sealed model in {quoted(cipherdir)}")
-        reports = [_inspect(directory.fd, place, trusted) for place, _ in models]
+        failures: list[OvfuseError] = []
+        reports = []
+        for place, _ in models:
+            try:
+                reports.append(_inspect(directory.fd, place, trusted))
+            except OvfuseError as error:
+                reports.append(_Report(path=place, error=error.message))
+                failures.append(error)
     if as_json:
         terminal.say_json({"models": msgspec.to_builtins(reports)})
-        return
-    for report in reports:
-        _print_report(report)
+    else:
+        for report in reports:
+            _print_report(report, quoted(report.path or cipherdir))
+    if failures:
+        raise type(failures[0])(f"{len(failures)} failed", hint=failures[0].hint)
 
 
 def _inspect(cipherdir_fd: int, place: str, trusted: frozenset[PublicKey]) -> _Report:
@@ -70,9 +83,12 @@ def _inspect(cipherdir_fd: int, place: str, trusted: frozenset[PublicKey]) -> _R
         )
 
 
-def _print_report(report: _Report) -> None:
+def _print_report(report: _Report, where: str) -> None:
+    if report.error:
+        terminal.say(f"FAILED {where}: {report.error}")
+        return
     sealed_at = datetime.fromtimestamp(report.sealed_at, UTC)
-    terminal.say(f"{quoted(report.path or '.')}: a sealed model (unverified)")
+    terminal.say(f"{where}: a sealed model; only signatures are checked")
     terminal.say(f"  format:    {report.format}")
     terminal.say(f"  model id:  {report.model_id}")
     terminal.say(f"  version:   {report.version}")

@@ -15,9 +15,9 @@ from ovfuse.quote import quoted
 __all__ = ["IDENTITY_WARNING", "keygen", "tell_created"]
 
 IDENTITY_WARNING = (
-    "an identity file on the same disk as the sealed models does not protect them "
-    "against theft of that disk; on a device keep it in a systemd credential, in a "
-    "TPM, or behind a passphrase"
+    "an identity on the same disk as the models protects nothing if that disk is "
+    "stolen; keep a device's in a systemd credential bound to its TPM, or another "
+    "medium, or behind a passphrase"
 )
 
 
@@ -28,11 +28,16 @@ def keygen(
             "--output",
             "-o",
             metavar="FILE",
+            readable=False,
             help="Write only an identity, to FILE: for a device.",
         ),
     ] = None,
 ) -> None:
-    """Make an identity (to open models) and a signing key (to vouch for them)."""
+    """Make your keys, or an identity for a device.
+
+    The identity opens models that are sealed for it; the signing key vouches for
+    models that you seal.
+    """
     if output is not None:
         _write_only_identity(output)
         return
@@ -56,6 +61,7 @@ def _write_only_identity(output: Path) -> None:
         raise KeyFileError(f"{quoted(output)}: {error.strerror}") from None
     for recipient in own_recipients(find_identities([output]).identities):
         terminal.say(f"recipient: {recipient.canonical}")
+    terminal.say(f"identity file: {quoted(output)}")
     terminal.warning(IDENTITY_WARNING)
 
 
@@ -66,6 +72,8 @@ def tell_created(identity_file: OwnFile, signing_file: OwnFile) -> None:
     if signing_file.created:
         terminal.note(f"made a signing key: {quoted(signing_file.path)}")
     if identity_file.created or signing_file.created:
-        terminal.note("back these up: without them nothing opens, nothing is renewed")
+        terminal.note(
+            "back these up: without them no model opens, no new version counts"
+        )
     if identity_file.created:
         terminal.warning(IDENTITY_WARNING)

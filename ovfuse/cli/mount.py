@@ -31,7 +31,10 @@ def mount(
     option: MountOptions = None,
     foreground: Foreground = False,
 ) -> None:
-    """Show the plaintext of CIPHERDIR on MOUNTPOINT; return when it answers."""
+    """Show plaintext on MOUNTPOINT.
+
+    Returns when the mount answers, or with -f when it has ended.
+    """
     from ovfuse.serve.lifecycle import run_mount
     from ovfuse.serve.options import parse_options
 
@@ -60,8 +63,9 @@ def _view_opener(
         unlocker = Unlocker.find(
             identities, verify_keys, allow_untrusted=options.allow_untrusted
         )
+        view = open_view(cipherdir, unlocker, strict=options.strict, name=options.model)
         _warn_of_same_disk(unlocker.found.files, cipherdir)
-        return open_view(cipherdir, unlocker, strict=options.strict, name=options.model)
+        return view
 
     return open_it
 

@@ -1,4 +1,8 @@
-"""Arguments and options of the commands, those of several commands once."""
+"""Arguments and options of the commands, those of several commands once.
+
+Paths are `readable=False`: whether one can be used is not judged here, where it would
+be a mistake in the command line, but by the command, which has an error for it.
+"""
 
 from pathlib import Path
 from typing import Annotated
@@ -26,20 +30,25 @@ __all__ = [
 ]
 
 ModelDirectory = Annotated[
-    Path, typer.Argument(metavar="MODEL_DIR", help="What to seal.")
+    Path, typer.Argument(metavar="MODEL_DIR", help="What to seal.", readable=False)
 ]
 Cipherdir = Annotated[
     Path,
-    typer.Argument(metavar="CIPHERDIR", help="A sealed model, or a tree of them."),
+    typer.Argument(
+        metavar="CIPHERDIR", help="A sealed model, or a tree of them.", readable=False
+    ),
 ]
 TargetCipherdir = Annotated[
     Path,
     typer.Argument(
-        metavar="CIPHERDIR", help="Where the sealed model goes; made if missing."
+        metavar="CIPHERDIR",
+        help="Where the sealed model goes; made if missing.",
+        readable=False,
     ),
 ]
 Mountpoint = Annotated[
-    Path, typer.Argument(metavar="MOUNTPOINT", help="An empty directory.")
+    Path,
+    typer.Argument(metavar="MOUNTPOINT", help="An empty directory.", readable=False),
 ]
 Recipients = Annotated[
     list[str] | None,
@@ -58,12 +67,15 @@ RecipientsFiles = Annotated[
         "--recipients-file",
         metavar="FILE",
         help="A file with a recipient per line. Repeatable.",
+        readable=False,
     ),
 ]
 SignKey = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", help="An ssh-ed25519 private key. [default: your own]"
+        metavar="FILE",
+        help="An ssh-ed25519 private key. [default: your own]",
+        readable=False,
     ),
 ]
 ModelName = Annotated[
@@ -78,7 +90,7 @@ NewModel = Annotated[
     typer.Option("--new-model", help="Start over: a new model id, version 1."),
 ]
 NotBefore = Annotated[
-    str | None, typer.Option(metavar="DATE", help="Not to be used before.")
+    str | None, typer.Option(metavar="DATE", help="Not to be used before: 2027-01-31.")
 ]
 NotAfter = Annotated[
     str | None, typer.Option(metavar="DATE", help="Not to be used from then on.")
@@ -94,6 +106,7 @@ Identities = Annotated[
         "--identity",
         metavar="IDENTITY",
         help="An identity file; only those given are tried. Repeatable.",
+        readable=False,
     ),
 ]
 VerifyKeys = Annotated[
@@ -102,6 +115,7 @@ VerifyKeys = Annotated[
         "--verify-key",
         metavar="FILE",
         help="Also trust this publisher's public key. Repeatable.",
+        readable=False,
     ),
 ]
 MountOptions = Annotated[
@@ -109,7 +123,7 @@ MountOptions = Annotated[
     typer.Option(
         "-o",
         metavar="OPT,...",
-        help="Mount options, separated by commas. Repeatable.",
+        help="allow_other, uid=, gid=, umask=, strict, model=, log=, ... Repeatable.",
     ),
 ]
 Foreground = Annotated[

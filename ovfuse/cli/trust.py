@@ -19,7 +19,6 @@ __all__ = ["app"]
 
 app = typer.Typer(
     help="Say whose sealed models you trust.",
-    no_args_is_help=True,
     rich_markup_mode=None,
 )
 

@@ -9,13 +9,18 @@ __all__ = ["unmount"]
 
 
 def unmount(
-    mountpoint: Annotated[Path, typer.Argument(help="Where it is mounted.")],
+    mountpoint: Annotated[
+        Path, typer.Argument(readable=False, help="Where it is mounted.")
+    ],
     lazy: Annotated[
         bool,
         typer.Option("--lazy", help="Even if in use: open files stay readable."),
     ] = False,
 ) -> None:
-    """Unmount MOUNTPOINT, also if its daemon has died; wait until it is gone."""
+    """Unmount MOUNTPOINT and wait for its daemon.
+
+    Also a stale one, whose daemon has died.
+    """
     from ovfuse.serve.unmount import unmount as unmount_and_wait
 
     unmount_and_wait(mountpoint, lazy=lazy)

@@ -39,7 +39,7 @@ def verify(
     identity: Identities = None,
     verify_key: VerifyKeys = None,
     allow_untrusted: Annotated[
-        bool, typer.Option("--allow-untrusted", help="Whoever signed it, or nobody.")
+        bool, typer.Option("--allow-untrusted", help="Accept any signer, or none.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -57,14 +57,12 @@ def verify(
             report = _verify_model(directory.fd, place, unlocker, failures)
             reports.append(report)
             if not as_json:
-                _print_report(report)
+                _print_report(report, quoted(place or cipherdir))
     if as_json:
         terminal.say_json({"models": msgspec.to_builtins(reports)})
     if failures:
         first = failures[0]
-        raise type(first)(
-            f"{len(failures)} failed; the first: {first.message}", hint=first.hint
-        )
+        raise type(first)(f"{len(failures)} failed", hint=first.hint)
 
 
 def _verify_model(
@@ -101,17 +99,15 @@ def _verify_files(sealing: Sealing, failures: list[OvfuseError]) -> list[_FileRe
     return results
 
 
-def _print_report(report: _ModelReport) -> None:
+def _print_report(report: _ModelReport, where: str) -> None:
     if report.error:
-        terminal.say(f"FAILED {quoted(report.path or '.')}: {report.error}")
+        terminal.say(f"FAILED {where}: {report.error}")
         return
+    terminal.say(f"{where}: {quoted(report.name)} version {report.version}")
     for file in report.files:
         if file.ok:
             terminal.say(f"ok     {quoted(file.path)}")
         else:
             terminal.say(f"FAILED {quoted(file.path)}: {file.error}")
-    terminal.say(
-        f"{quoted(report.name)} version {report.version}: {len(report.files)} files"
-    )
     if report.finding:
         terminal.say(f"finding: {report.finding}")

@@ -6,6 +6,7 @@ A file with a secret that others can read or replace is refused, not warned abou
 import os
 import stat
 from pathlib import Path
+from secrets import token_hex
 from typing import Final
 
 from ovfuse.errors import KeyFileError
@@ -80,9 +81,13 @@ def create_private(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         KeyFileError: it exists.
         OSError: it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    # A directory made for public keys is for all: a daemon reads the system's set.
+    path.parent.mkdir(
+        parents=True, exist_ok=True, mode=0o755 if mode & 0o044 else 0o700
+    )
+    # Nobody can have placed a file or a link of that name beforehand.
+    temporary = path.with_name(f".{path.name}.{token_hex(8)}")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(fd, "wb") as file:
             os.fchmod(file.fileno(), mode)

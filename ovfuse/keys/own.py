@@ -119,9 +119,9 @@ def _own_directory() -> Path:
 
 
 def _create_missing(path: Path, create: Callable[[Path], None]) -> bool:
-    if path.exists():
-        return False
     try:
+        if path.exists():
+            return False
         create(path)
     except OSError as error:
         raise KeyFileError(f"{quoted(path)}: {error.strerror}") from None

@@ -106,8 +106,9 @@ class Unlocker:
             raise UntrustedError("it is not signed, and so not trusted")
         who = ", ".join(signer.fingerprint for signer in envelope.signers)
         raise UntrustedError(
-            f"it is signed by {who}, who is not trusted",
-            hint="if that is your publisher: ovfuse trust add PUBLISHER.pub",
+            f"it is signed by {who}, which is not trusted",
+            hint="if that is your publisher's key: ovfuse trust add PUBLISHER.pub "
+            "(for services: trust add --system)",
         )
 
     def _no_usable_key(self) -> NoUsableKeyError:

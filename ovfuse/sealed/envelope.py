@@ -97,6 +97,9 @@ def parse_envelope(data: bytes, seal_id: str) -> Envelope:
     Raises:
         DamagedError: malformed, or a signature that fails under its own key.
     """
+    # Before objects are made of them: nothing else in an envelope has a brace.
+    if data.count(b"{") > 1 + layout.SIGNATURES_MAX:
+        raise DamagedError("the envelope has too many signatures")
     dsse = decode(data, _Dsse, "envelope")
     if dsse.payloadType != layout.PAYLOAD_TYPE:
         raise DamagedError("the envelope's payload is of an unknown type")

@@ -8,6 +8,7 @@ and removals on disk.
 import logging
 import os
 from collections.abc import Iterator
+from itertools import islice
 from typing import Final, Self
 
 from cryptography.cobblestone import Cobblestone256Decryptor
@@ -62,7 +63,8 @@ class SealedModel:
         Raises:
             DamagedError, CipherdirError: it is missing, a link, or cannot be read.
         """
-        fd = os.dup(cipherdir_fd)
+        with beneath.reading("cipherdir"):
+            fd = os.dup(cipherdir_fd)
         for component in filter(None, place.split("/")):
             parent_fd = fd
             try:
@@ -258,14 +260,15 @@ class LockedSealing:
         return parse_manifest(data, self.envelope.facts)
 
 
-def _key_file_names(keys_fd: int) -> Iterator[str]:
+def _key_file_names(keys_fd: int) -> list[str]:
+    """Return the names of the key files, sorted."""
     suffix = layout.KEY_SUFFIX
-    count = 0
     with beneath.reading("directory keys"), os.scandir(keys_fd) as entries:
-        for entry in entries:
-            count += 1
-            if count > layout.KEY_FILES_MAX:
-                raise DamagedError(f"more than {layout.KEY_FILES_MAX} key files")
-            name = entry.name
-            if name.endswith(suffix) and layout.is_id(name.removesuffix(suffix)):
-                yield name
+        names = [entry.name for entry in islice(entries, layout.KEY_FILES_MAX + 1)]
+    if len(names) > layout.KEY_FILES_MAX:
+        raise DamagedError(f"more than {layout.KEY_FILES_MAX} key files")
+    return sorted(
+        name
+        for name in names
+        if name.endswith(suffix) and layout.is_id(name.removesuffix(suffix))
+    )

@@ -8,7 +8,7 @@ from ovfuse.sealed import layout
 
 __all__ = ["make_pointer", "parse_pointer"]
 
-_POINTER: Final = re.compile(rb"(?s)ovfuse ([1-9][0-9]{0,8})(| .*)\Z")
+_VERSION: Final = re.compile(rb"ovfuse ([1-9][0-9]*)")
 _POINTER_REST: Final = re.compile(rb" ([0-9a-f]{32})\n\Z")
 
 
@@ -24,13 +24,13 @@ def parse_pointer(data: bytes) -> str:
         NewerFormatError: of another format version.
         DamagedError: not a pointer.
     """
-    match = _POINTER.match(data)
+    match = _VERSION.match(data)
     if match is None:
         raise DamagedError("the pointer model.ovfuse is malformed")
     version = int(match[1])
     if version != layout.FORMAT_VERSION:
         raise NewerFormatError(f"made by a newer ovfuse (format {version})")
-    rest = _POINTER_REST.match(match[2])
+    rest = _POINTER_REST.match(data, match.end())
     if rest is None:
         raise DamagedError("the pointer model.ovfuse is malformed")
     return rest[1].decode()

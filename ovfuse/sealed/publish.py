@@ -11,7 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
 
-from ovfuse.errors import NoUsableKeyError, SourceError, UntrustedError, UsageError
+from ovfuse.errors import (
+    CipherdirError,
+    NoUsableKeyError,
+    SourceError,
+    UntrustedError,
+    UsageError,
+)
 from ovfuse.quote import quoted
 from ovfuse.sealed import layout
 from ovfuse.sealed.manifest import ClearFacts, Manifest, Previous, Terms
@@ -70,8 +76,7 @@ def seal(
         SourceError, UsageError, UntrustedError, BusyError, CipherdirError,
         DamagedError: nothing was changed then.
     """
-    if not request.recipients:
-        raise UsageError("a model needs a recipient")
+    _check_recipients(request.recipients)
     _check_apart(request.model_directory, request.cipherdir)
     if request.name is not None:
         _check_name(request.name)
@@ -82,12 +87,25 @@ def seal(
         return writer.write(plan, source, on_bytes)
 
 
+def _check_recipients(recipients: Sequence[Recipient]) -> None:
+    if not recipients:
+        raise UsageError("a model needs a recipient")
+    if len(recipients) > layout.KEY_FILES_MAX:
+        raise UsageError(f"more than {layout.KEY_FILES_MAX} recipients")
+
+
 def _check_apart(model_directory: Path, cipherdir: Path) -> None:
     source, target = (Path(os.path.realpath(p)) for p in (model_directory, cipherdir))
     if source == target or source in target.parents:
         raise SourceError("the cipherdir is inside the model directory")
     if target in source.parents:
         raise SourceError("the model directory is inside the cipherdir")
+    for parent in target.parents:
+        if (parent / layout.POINTER_NAME).exists():
+            raise CipherdirError(
+                f"the cipherdir is inside the sealed model {quoted(parent)}",
+                hint="sealed models stand beside each other in a tree",
+            )
 
 
 def _check_name(name: str) -> None:

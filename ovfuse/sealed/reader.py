@@ -51,6 +51,11 @@ class ScratchPool:
         except IndexError:
             return _Scratch()
 
+    def wipe(self) -> None:
+        """Overwrite what the spare buffers still hold of plaintext."""
+        for scratch in tuple(self._spare):
+            scratch.chunk[:] = bytes(CHUNK_SIZE)
+
     def give_back(self, scratch: _Scratch) -> None:
         """Keep the buffer for the next borrower."""
         self._spare.append(scratch)

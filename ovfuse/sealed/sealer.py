@@ -93,6 +93,9 @@ class CipherdirWriter:
             raise BusyError(
                 f"{quoted(path)} is being written by another process"
             ) from None
+        except OSError as error:
+            model.close()
+            raise CipherdirError(f"{quoted(path)}: {error.strerror}") from None
         except BaseException:
             model.close()
             raise
@@ -112,10 +115,8 @@ class CipherdirWriter:
         """
         try:
             with self._seals() as seals_fd:
-                keep = self._current_ids()
-                _remove_others(keep, seals_fd)
+                _remove_others(self._current_ids(), seals_fd)
                 manifest = _write_sealing(plan, source, seals_fd, on_bytes)
-                sync_filesystem(seals_fd)
                 self._switch(plan.facts.seal_id, seals_fd)
                 return manifest
         except OSError as error:
@@ -134,8 +135,6 @@ class CipherdirWriter:
         self.close()
 
     def _current_ids(self) -> set[str]:
-        if not self.has_sealing:
-            return set()
         # A damaged pointer keeps nothing alive, and --new-model may replace it.
         with contextlib.suppress(DamagedError):
             return {self._model.pointer()}
@@ -150,13 +149,20 @@ class CipherdirWriter:
             os.close(seals_fd)
 
     def _switch(self, seal_id: str, seals_fd: int) -> None:
-        _write_file(_NEW_POINTER, seals_fd, make_pointer(seal_id), sync=True)
-        os.rename(
-            _NEW_POINTER,
-            layout.POINTER_NAME,
-            src_dir_fd=seals_fd,
-            dst_dir_fd=self._model.fd,
-        )
+        """Make the sealing last, then replace the pointer; or remove the sealing."""
+        try:
+            sync_filesystem(seals_fd)
+            _write_file(_NEW_POINTER, seals_fd, make_pointer(seal_id), sync=True)
+            os.rename(
+                _NEW_POINTER,
+                layout.POINTER_NAME,
+                src_dir_fd=seals_fd,
+                dst_dir_fd=self._model.fd,
+            )
+        except BaseException:
+            with contextlib.suppress(OSError, CipherdirError):
+                _remove_others(self._current_ids(), seals_fd)
+            raise
         os.fsync(self._model.fd)
 
     def _remove_empty(self) -> None:
@@ -285,10 +291,10 @@ def _write_object(  # noqa: PLR0913, PLR0917 - one file from here to there
 ) -> FileEntry:
     object_id = token_hex(layout.ID_SIZE)
     context = object_context(seal_id, object_id)
-    with open_unchanged(file) as source_fd:
+    with open_unchanged(file) as read_into:
         target_fd = create_file(object_id, objects_fd)
         try:
-            written = writer.write(source_fd, target_fd, context, on_bytes)
+            written = writer.write(read_into, target_fd, context, on_bytes)
         finally:
             os.close(target_fd)
     if written.plaintext_size != file.size:
@@ -312,7 +318,10 @@ def _make_envelope(
     clear_facts = encode(manifest.facts)
     encryptor = Cobblestone256Encryptor(model_key.view, manifest_context(clear_facts))
     message = encryptor.update(data) + encryptor.finalize()
-    return make_envelope(make_payload(clear_facts, message), [signing_key])
+    envelope = make_envelope(make_payload(clear_facts, message), [signing_key])
+    if len(envelope) > layout.ENVELOPE_MAX_SIZE:
+        raise SourceError("the paths in the model directory are too long in all")
+    return envelope
 
 
 def _write_keys(

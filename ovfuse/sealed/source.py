@@ -6,7 +6,7 @@ or something that cannot be sealed, must be an error and never a wrong model.
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,9 +47,21 @@ class SourceTree:
 
 @dataclass(slots=True)
 class _Scan:
+    """What was found so far; full before links to directories can multiply it."""
+
     root: str
     directories: list[str] = field(default_factory=list)
     files: list[SourceFile] = field(default_factory=list)
+
+    def add_directory(self, path: str) -> None:
+        self.directories.append(path)
+        if len(self.directories) > layout.DIRECTORIES_MAX:
+            raise SourceError(f"more than {layout.DIRECTORIES_MAX} directories")
+
+    def add_file(self, file: SourceFile) -> None:
+        self.files.append(file)
+        if len(self.files) > layout.FILES_MAX:
+            raise SourceError(f"more than {layout.FILES_MAX} files")
 
 
 def scan(model_directory: Path) -> SourceTree:
@@ -67,14 +79,15 @@ def scan(model_directory: Path) -> SourceTree:
     except OSError as error:
         where = quoted(error.filename or model_directory)
         raise SourceError(f"{where}: {error.strerror}") from None
-    if len(found.files) > layout.FILES_MAX:
-        raise SourceError(f"more than {layout.FILES_MAX} files")
-    if len(found.directories) > layout.DIRECTORIES_MAX:
-        raise SourceError(f"more than {layout.DIRECTORIES_MAX} directories")
-    return SourceTree(
+    tree = SourceTree(
         tuple(sorted(found.directories, key=sort_key)),
         tuple(sorted(found.files, key=lambda file: sort_key(file.path))),
     )
+    if not tree.files:
+        raise SourceError(f"there is no file in {quoted(model_directory)}")
+    if tree.total_size > layout.MODEL_MAX_SIZE:
+        raise SourceError("the files have more than 16 TiB in all")
+    return tree
 
 
 def _scan_directory(
@@ -89,10 +102,10 @@ def _scan_directory(
         if stat.S_ISDIR(status.st_mode):
             if target in ancestors:
                 raise SourceError(f"{quoted(path)} is a link to a directory around it")
-            found.directories.append(path)
+            found.add_directory(path)
             _scan_directory(found, f"{path}/", target, (*ancestors, target))
         elif stat.S_ISREG(status.st_mode):
-            found.files.append(_source_file(path, target, status))
+            found.add_file(_source_file(path, target, status))
         else:
             raise SourceError(
                 f"{quoted(path)} is a {_kind(status)} and cannot be sealed"
@@ -148,8 +161,11 @@ def _kind(status: os.stat_result) -> str:
 
 
 @contextmanager
-def open_unchanged(file: SourceFile) -> Iterator[int]:
-    """Open a file for reading; at the end check that it is still what was listed.
+def open_unchanged(file: SourceFile) -> Iterator[Callable[[memoryview], int]]:
+    """Open a file; at the end check that it is still what was listed.
+
+    What comes is called with a buffer to fill from where the last call ended, and
+    returns the number of bytes, 0 at the end.
 
     Raises:
         SourceError: it changed since the listing, or cannot be read.
@@ -158,9 +174,16 @@ def open_unchanged(file: SourceFile) -> Iterator[int]:
         fd = os.open(file.location, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise SourceError(f"{quoted(file.path)}: {error.strerror}") from None
+
+    def read_into(buffer: memoryview) -> int:
+        try:
+            return os.readv(fd, [buffer])
+        except OSError as error:
+            raise SourceError(f"{quoted(file.path)}: {error.strerror}") from None
+
     try:
         _check_unchanged(file, fd)
-        yield fd
+        yield read_into
         _check_unchanged(file, fd)
     finally:
         os.close(fd)

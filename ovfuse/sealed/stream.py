@@ -46,33 +46,39 @@ def plaintext_pieces(  # noqa: PLR0913 - five facts of one object
         DamagedError: anything is not what was signed.
         CipherdirError: the object cannot be read.
     """
-    decryptor = Cobblestone256Decryptor(model_key, context)
-    plaintext = memoryview(bytearray(BLOCK_SIZE * _BLOCKS_PER_STEP))
     digest = hashlib.sha256()
     remaining = entry.size
-    try:
-        decryptor.update_into(prefix, bytearray(ENCRYPTED_CHUNK_SIZE))
-        for step in _checked_steps(fd, entry.padded_size, blocks):
-            piece = plaintext[: decryptor.update_into(step, plaintext)]
-            content, padding = piece[:remaining], piece[remaining:]
-            _check_padding(padding)
-            digest.update(content)
-            remaining -= len(content)
-            yield content
-        last = memoryview(decryptor.finalize())
-    except InvalidTag:
-        raise DamagedError("an object is corrupted or tampered with") from None
-    content, padding = last[:remaining], last[remaining:]
-    _check_padding(padding)
-    digest.update(content)
+    decryptor = Cobblestone256Decryptor(model_key, context)
+    for piece in _decrypted(decryptor, prefix, _checked_steps(fd, entry, blocks)):
+        content, padding = piece[:remaining], piece[remaining:]
+        if padding and padding.tobytes().strip(b"\0"):
+            raise DamagedError("a file's padding is not zeros")
+        digest.update(content)
+        remaining -= len(content)
+        yield content
     if digest.hexdigest() != entry.plaintext_sha256:
         raise DamagedError("a file is not what its publisher hashed")
-    yield content
+
+
+def _decrypted(
+    decryptor: Cobblestone256Decryptor, prefix: bytes, steps: Iterator[memoryview]
+) -> Iterator[memoryview]:
+    plaintext = memoryview(bytearray(BLOCK_SIZE * _BLOCKS_PER_STEP))
+    try:
+        decryptor.update_into(prefix, bytearray(ENCRYPTED_CHUNK_SIZE))
+        for step in steps:
+            yield plaintext[: decryptor.update_into(step, plaintext)]
+        yield memoryview(decryptor.finalize())
+    except InvalidTag:
+        raise DamagedError("an object is corrupted or tampered with") from None
+    finally:
+        plaintext[:] = bytes(len(plaintext))
 
 
 def _checked_steps(
-    fd: int, padded_size: int, blocks: BlockList
+    fd: int, entry: FileEntry, blocks: BlockList
 ) -> Iterator[memoryview]:
+    padded_size = entry.padded_size
     buffer = memoryview(bytearray(BLOCK_SIZE * _BLOCKS_PER_STEP))
     count = block_count(padded_size)
     for first in range(0, count, _BLOCKS_PER_STEP):
@@ -83,8 +89,3 @@ def _checked_steps(
         for index, number in enumerate(numbers):
             blocks.check(number, step[index * BLOCK_SIZE : (index + 1) * BLOCK_SIZE])
         yield step
-
-
-def _check_padding(padding: memoryview) -> None:
-    if padding.tobytes().strip(b"\0"):
-        raise DamagedError("a file's padding is not zeros")

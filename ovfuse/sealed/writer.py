@@ -48,38 +48,34 @@ class ObjectWriter:
 
     def write(
         self,
-        source_fd: int,
+        read_into: Callable[[memoryview], int],
         target_fd: int,
         context: bytes,
         on_bytes: Callable[[int], None],
     ) -> WrittenObject:
-        """Encrypt all of `source_fd`, from where it stands, to `target_fd`.
+        """Encrypt a file to `target_fd`.
 
         Args:
-            source_fd: of the plaintext file.
+            read_into: fills a buffer with the next plaintext; 0 means the end.
             target_fd: of the empty object.
             context: see `object_context`.
             on_bytes: told after each step how many bytes of plaintext it had.
 
         Raises:
-            OSError: reading or writing failed.
+            OSError: writing failed.
         """
-        encryptor = Cobblestone256Encryptor(self._model_key, context)
         digest = hashlib.sha256()
         lister = BlockLister()
         total = 0
-
-        def put(data: memoryview) -> None:
-            lister.update(data)
-            write_all(target_fd, data)
-
-        while count := os.readv(source_fd, [self._plaintext]):
+        encryptor = Cobblestone256Encryptor(self._model_key, context)
+        while count := read_into(self._plaintext):
             step = self._plaintext[:count]
             digest.update(step)
-            put(self._ciphertext[: encryptor.update_into(step, self._ciphertext)])
+            size = encryptor.update_into(step, self._ciphertext)
+            _put(self._ciphertext[:size], target_fd, lister)
             total += count
             on_bytes(count)
-        put(memoryview(encryptor.finalize()))
+        _put(memoryview(encryptor.finalize()), target_fd, lister)
         block_list, block_list_hash = lister.finish()
         return WrittenObject(
             plaintext_size=total,
@@ -91,6 +87,11 @@ class ObjectWriter:
     def wipe(self) -> None:
         """Overwrite the last plaintext."""
         self._plaintext[:] = bytes(len(self._plaintext))
+
+
+def _put(data: memoryview, target_fd: int, lister: BlockLister) -> None:
+    lister.update(data)
+    write_all(target_fd, data)
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:

@@ -86,7 +86,7 @@ class ModelSlot:
             if self._contents is not None:
                 return self._contents
             if self._refusal is not None and not self._is_retry_due():
-                raise self._refusal
+                raise _again(self._refusal)
             try:
                 self._contents = self._unlock()
             except OvfuseError as error:
@@ -179,5 +179,11 @@ class ModelSlot:
     def _remember(self, error: OvfuseError) -> None:
         news = self._refusal is None or self._refusal.message != error.message
         self._refusal, self._refused_at = error, time.monotonic()
-        if news:
-            _log.error("%s is refused: %s", quoted(self.place or "."), error.message)
+        # A single model is refused only at the start, where the error itself is told.
+        if news and self.place:
+            _log.warning("%s is refused: %s", quoted(self.place), error.message)
+
+
+def _again(error: OvfuseError) -> OvfuseError:
+    """Return the same error anew: one that is raised often collects tracebacks."""
+    return type(error)(error.message, hint=error.hint)

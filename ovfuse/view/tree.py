@@ -56,11 +56,16 @@ def open_view(
         OvfuseError: of the kind of the first refusal, where models must unlock.
     """
     with SealedModel.open(cipherdir) as directory:
-        view = CipherdirView(os.dup(directory.fd), unlocker, name)
+        fd = os.dup(directory.fd)
+    try:
+        view = CipherdirView(fd, unlocker, name)
+    except BaseException:
+        os.close(fd)
+        raise
     try:
         if not view.slots:
             raise CipherdirError(f"no sealed model in {quoted(cipherdir)}")
-        view.unlock_at_start(strict=strict)
+        view.unlock_at_start(cipherdir, strict=strict)
     except BaseException:
         view.close()
         raise
@@ -74,7 +79,7 @@ class CipherdirView:
         self._fd = cipherdir_fd
         self._name = name
         self._numbers = Numbers()
-        pool = ScratchPool()
+        self._pool = ScratchPool()
         models = find_models(cipherdir_fd)
         self._is_single = [place for place, _ in models] == [""]
         self.slots: Final = [
@@ -83,7 +88,7 @@ class CipherdirView:
                 place,
                 name=name if self._is_single else None,
                 unlocker=unlocker,
-                pool=pool,
+                pool=self._pool,
                 numbers=self._numbers,
                 mtime_ns=mtime_ns,
             )
@@ -129,11 +134,12 @@ class CipherdirView:
         """Wipe all keys and close the cipherdir."""
         for slot in self.slots:
             slot.close()
+        self._pool.wipe()
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
 
-    def unlock_at_start(self, *, strict: bool) -> None:
+    def unlock_at_start(self, cipherdir: Path, *, strict: bool) -> None:
         """Unlock what must be unlocked before anything is served.
 
         Raises:
@@ -144,9 +150,10 @@ class CipherdirView:
             try:
                 contents = slot.contents()
             except OvfuseError as error:
+                about = _about(slot.place or cipherdir, error)
                 if strict or self._is_single:
-                    raise _about(slot.place, error) from None
-                refusals.append(_about(slot.place, error))
+                    raise about from None
+                refusals.append(about)
                 continue
             found_demanded = self._name in (None, contents.manifest.name)
             if found_demanded and not strict:
@@ -204,8 +211,6 @@ def _directory(
     )
 
 
-def _about(place: str, error: OvfuseError) -> OvfuseError:
+def _about(place: str | Path, error: OvfuseError) -> OvfuseError:
     """Return the same error with the model's place in front."""
-    if not place:
-        return error
     return type(error)(f"{quoted(place)}: {error.message}", hint=error.hint)

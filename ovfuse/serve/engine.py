@@ -1,0 +1,69 @@
+"""What an engine is: it serves one view at one mountpoint until it is stopped.
+
+Implemented by the modules of the engines, used by the lifecycle. Threading: `run`
+is called once, `stop` by another thread, at any time.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from ovfuse.serve.failures import Failures
+    from ovfuse.serve.options import MountOptions
+    from ovfuse.view.contract import View
+
+__all__ = ["Engine", "Setup", "mount_words"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What an engine needs to know.
+
+    Attributes:
+        view: what it serves; it does not close it.
+        cipherdir: shown as the source of the mount.
+        mountpoint: a real path that was checked.
+        options: what the user asked for.
+        failures: told of everything that goes wrong.
+    """
+
+    view: "View"
+    cipherdir: Path
+    mountpoint: Path
+    options: "MountOptions"
+    failures: "Failures"
+
+
+class Engine(Protocol):
+    """A way to serve a view over FUSE."""
+
+    def run(self) -> None:
+        """Mount, serve, and return when nothing is mounted any more.
+
+        Raises:
+            MountFailedError: it could not be mounted, or the serving broke off.
+        """
+
+    def stop(self) -> None:
+        """Ask `run` to return; does not wait, and is called until it has."""
+
+
+def mount_words(setup: Setup) -> dict[str, str | bool]:
+    """Return the options that every engine passes to mount(2) or fusermount3.
+
+    Backslashes and commas in a value are escaped, as both libfuse and
+    fusermount3 read them.
+    """
+    source = os.fsencode(setup.cipherdir).decode("utf-8", "surrogateescape")
+    return {
+        "fsname": source.replace("\\", "\\\\").replace(",", "\\,"),
+        "subtype": "ovfuse",
+        "ro": True,
+        "nosuid": True,
+        "nodev": True,
+        "noexec": setup.options.noexec,
+        "default_permissions": True,
+        "allow_other": setup.options.allow_other,
+    }

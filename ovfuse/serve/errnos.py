@@ -1,0 +1,40 @@
+"""The one table from an exception to the errno that a program sees.
+
+Used by every engine, through failures.py. Pure: no state, any thread. A
+failure of the disk below is always EIO, never ENOENT: within a sealed model
+nothing is silently absent.
+"""
+
+import errno
+from typing import Final
+
+from ovfuse.errors import (
+    IsADirectoryNodeError,
+    NotADirectoryNodeError,
+    NotFoundError,
+    NoUsableKeyError,
+    SupersededError,
+    TermsError,
+)
+
+__all__ = ["ORDINARY", "errno_of"]
+
+_TABLE: Final[tuple[tuple[type[Exception], int], ...]] = (
+    (NotFoundError, errno.ENOENT),
+    (NotADirectoryNodeError, errno.ENOTDIR),
+    (IsADirectoryNodeError, errno.EISDIR),
+    (SupersededError, errno.ESTALE),
+    (NoUsableKeyError, errno.EACCES),
+    (TermsError, errno.EACCES),
+)
+
+ORDINARY: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR})
+"""Answers of any filesystem; no fault of the model's, so never logged."""
+
+
+def errno_of(error: Exception) -> int:
+    """Return the errno for `error`; EIO for whatever the table does not name."""
+    for kind, code in _TABLE:
+        if isinstance(error, kind):
+            return code
+    return errno.EIO

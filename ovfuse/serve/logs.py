@@ -1,0 +1,117 @@
+"""Where log lines go: to stderr, to the journal, to a file, or nowhere.
+
+Used by the lifecycle, once per process. Every line passes through printable(),
+so that a name chosen by a stranger cannot steer a terminal. Threading: as the
+logging module's.
+"""
+
+import logging
+import logging.handlers
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from ovfuse.errors import UsageError, describe
+from ovfuse.quote import printable, quoted
+
+__all__ = ["Logs"]
+
+_SYSLOG: Final = Path("/dev/log")
+_BINDING: Final = "fuse"  # mfusepy's logger: we log what matters ourselves
+
+
+class _Formatter(logging.Formatter):
+    """One printable line per record, an exception's trace on the same line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+    def formatException(self, ei: object) -> str:  # noqa: N802  logging's name
+        error = ei[1] if isinstance(ei, tuple) else None
+        return describe(error) if error else ""
+
+
+class _TerminalFormatter(_Formatter):
+    """As the command line prints: `ovfuse: warning: ...`."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        level = f"{record.levelname.lower()}: "
+        return f"ovfuse: {level * (record.levelno > logging.INFO)}{record.message}"
+
+
+class Logs:
+    """The log of one mount: stderr at first, then the place that was asked for.
+
+    Args:
+        file: the value of `-o log=`, or None.
+
+    Raises:
+        UsageError: the file cannot be written to.
+    """
+
+    def __init__(self, file: Path | None) -> None:
+        self._file = None if file is None else _file_handler(file)
+        self._start = logging.StreamHandler()
+        self._start.setFormatter(_TerminalFormatter())
+        self._current: list[logging.Handler] = []
+        logger = logging.getLogger("ovfuse")
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        logging.getLogger(_BINDING).setLevel(logging.CRITICAL)
+        self._use(self._start)
+
+    def settle(self, *, background: bool) -> None:
+        """Log to the final place: the mount is ready."""
+        if self._file is not None:
+            self._use(self._file)
+        elif background:
+            self._use(_syslog_handler())
+
+    def close(self) -> None:
+        """Close the file; nothing more is logged."""
+        self._use(None)
+        if self._file is not None:
+            self._file.close()
+
+    def _use(self, handler: logging.Handler | None) -> None:
+        for name in ("ovfuse", _BINDING):
+            logger = logging.getLogger(name)
+            for old in self._current:
+                logger.removeHandler(old)
+            if handler is not None:
+                logger.addHandler(handler)
+        self._current = [] if handler is None else [handler]
+
+
+def _file_handler(path: Path) -> logging.Handler:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        # O_NONBLOCK: opening a FIFO that nobody reads must not hang.
+        descriptor = os.open(path, flags | os.O_NONBLOCK, 0o600)
+    except OSError as error:
+        reason = error.strerror
+        raise UsageError(
+            f"the log file {quoted(path)} cannot be opened: {reason}"
+        ) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UsageError(f"the log file {quoted(path)} is not a regular file")
+    stream = os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace")
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
+    return handler
+
+
+def _syslog_handler() -> logging.Handler:
+    if not _SYSLOG.exists():
+        return logging.NullHandler()
+    try:
+        handler = logging.handlers.SysLogHandler(
+            os.fspath(_SYSLOG), facility=logging.handlers.SysLogHandler.LOG_DAEMON
+        )
+    except OSError:
+        return logging.NullHandler()
+    handler.ident = f"ovfuse[{os.getpid()}]: "
+    handler.setFormatter(_Formatter("%(message)s"))
+    return handler

@@ -1,0 +1,155 @@
+"""The words after `-o`: parsed here and only here.
+
+Used by the mount command; the result goes to the engines and to the view. Pure;
+any thread. A backslash takes the meaning off the next character, so that a
+value may hold a comma.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ovfuse.errors import UsageError
+from ovfuse.quote import quoted
+
+__all__ = ["ENGINES", "MountOptions", "parse_options"]
+
+ENGINES: Final = ("libfuse",)
+
+_MAX_ID: Final = 2**32 - 2  # the last one means "unchanged" to chown(2)
+_TOKEN: Final = re.compile(r"\\(.)|(,)|([^\\,])", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountOptions:
+    """What the user asked of a mount.
+
+    Attributes:
+        allow_other: other accounts may use it, too.
+        uid: the owner that is shown; None: the mounting user.
+        gid: the group that is shown; None: the mounting user's.
+        umask: taken off 0555 for directories and 0444 for files.
+        noexec: programs in it cannot be started.
+        strict: every model of a tree must unlock, or nothing is mounted.
+        allow_untrusted: models need no trusted signature.
+        allow_rollback: an older sealing is accepted and becomes the known one.
+        model: the signed name that a single sealed model must have.
+        engine: which engine serves.
+        log: the file to log to.
+    """
+
+    allow_other: bool = False
+    uid: int | None = None
+    gid: int | None = None
+    umask: int = 0
+    noexec: bool = False
+    strict: bool = False
+    allow_untrusted: bool = False
+    allow_rollback: bool = False
+    model: str | None = None
+    engine: str = "libfuse"
+    log: Path | None = None
+
+
+def _identifier(word: str, value: str) -> int:
+    if not (value.isascii() and value.isdecimal() and int(value) <= _MAX_ID):
+        raise UsageError(
+            f"-o {word} takes a number, not {quoted(value)}",
+            hint=f"`id -{word[0]} NAME` prints the number of an account",
+        )
+    return int(value)
+
+
+def _mode_bits(word: str, value: str) -> int:
+    if not re.fullmatch("0?[0-7]{1,3}", value):
+        raise UsageError(f"-o {word} takes an octal number, not {quoted(value)}")
+    return int(value, 8)
+
+
+def _text(word: str, value: str) -> str:
+    if not value:
+        raise UsageError(f"-o {word}= lacks its value")
+    return value
+
+
+def _path(word: str, value: str) -> Path:
+    # Absolute now: a mount's working directory is `/`.
+    return Path(_text(word, value)).absolute()
+
+
+def _engine(word: str, value: str) -> str:
+    if value not in ENGINES:
+        raise UsageError(
+            f"-o {word}={quoted(value)} is not known",
+            hint=f"one of: {', '.join(ENGINES)}",
+        )
+    return value
+
+
+_FLAGS: Final = (
+    "allow_other",
+    "strict",
+    "allow_untrusted",
+    "allow_rollback",
+    "noexec",
+)
+_VALUES: Final[dict[str, Callable[[str, str], object]]] = {
+    "uid": _identifier,
+    "gid": _identifier,
+    "umask": _mode_bits,
+    "model": _text,
+    "engine": _engine,
+    "log": _path,
+}
+# What mount(8) and fstab say to every filesystem. The first three are so anyway.
+_SWALLOWED: Final = (
+    *("ro", "nosuid", "nodev"),
+    *("_netdev", "auto", "noauto", "nofail", "user", "users", "defaults"),
+)
+
+
+def parse_options(texts: Iterable[str]) -> MountOptions:
+    """Return what the `-o` strings say; of a word that is repeated, the last.
+
+    Raises:
+        UsageError: a word is unknown, or its value is no good.
+    """
+    chosen: dict[str, object] = {}
+    for text in texts:
+        for option in _split(text):
+            word, equals, value = option.partition("=")
+            if word in _VALUES and equals:
+                chosen[word] = _VALUES[word](word, value)
+            elif option in _FLAGS:
+                chosen[option] = True
+            elif option not in _SWALLOWED and not option.startswith("x-"):
+                raise _unknown(option)
+    return MountOptions(**chosen)  # type: ignore[arg-type]  # by the table's types
+
+
+def _split(text: str) -> Iterator[str]:
+    """Yield the options of one string, without backslashes and empty ones."""
+    option = ""
+    if re.search(r"(?<!\\)(\\\\)*\\\Z", text):
+        raise UsageError(f"-o {quoted(text)} ends in a backslash")
+    for escaped, comma, plain in _TOKEN.findall(text):
+        if not comma:
+            option += escaped or plain
+            continue
+        if option:
+            yield option
+        option = ""
+    if option:
+        yield option
+
+
+def _unknown(option: str) -> UsageError:
+    word = option.partition("=")[0]
+    if word == "rw":
+        return UsageError("-o rw: this filesystem is read-only", hint="leave it out")
+    if word in _VALUES:
+        return UsageError(f"-o {word} takes a value", hint=f"-o {word}=...")
+    known = ", ".join([*_FLAGS, *(f"{name}=" for name in _VALUES)])
+    return UsageError(f"-o {quoted(option)} is not known", hint=f"known are: {known}")

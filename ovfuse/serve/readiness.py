@@ -1,0 +1,65 @@
+"""Waits until the mount answers; only then is anybody told that it is ready.
+
+Used by the lifecycle. Threading: a thread of its own that lives until the mount
+answers or the engine has ended.
+"""
+
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+__all__ = ["ReadinessWatch"]
+
+_INTERVAL_SECONDS: Final = 0.01
+_READAHEAD_KIB: Final = 1024
+
+
+class ReadinessWatch:
+    """Calls `on_ready` with the mount's device number, once, when it answers.
+
+    Args:
+        mountpoint: nothing of ours is mounted there yet.
+        on_ready: called in the thread of the watch.
+    """
+
+    def __init__(self, mountpoint: Path, on_ready: Callable[[int], None]) -> None:
+        self._mountpoint = mountpoint
+        self._on_ready = on_ready
+        self._before = mountpoint.stat().st_dev
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="readiness")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(_INTERVAL_SECONDS):
+            try:
+                device = self._mountpoint.stat().st_dev
+            except OSError:
+                continue
+            if device != self._before:
+                _raise_readahead(device)
+                self._on_ready(device)
+                return
+
+
+def _raise_readahead(device: int) -> None:
+    """Let the kernel ask for a MiB at once; its default for FUSE is 128 KiB."""
+    numbers = f"{os.major(device)}:{os.minor(device)}"
+    with suppress(OSError):  # only root may, and not in every container
+        Path(f"/sys/class/bdi/{numbers}/read_ahead_kb").write_text(f"{_READAHEAD_KIB}")

@@ -1,0 +1,122 @@
+"""The mounts of this machine: the kernel's list joined with what daemons say.
+
+Used by the status command and by unmount; the daemon's half, `status_of`, by the
+lifecycle. Stateless; any thread.
+"""
+
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from ovfuse.serve import control
+from ovfuse.serve.mounts import Mount, is_stale, ovfuse_mounts
+from ovfuse.view.contract import ModelStatus
+
+if TYPE_CHECKING:
+    from ovfuse.serve.engine import Setup
+
+__all__ = ["MountStatus", "list_status", "status_of"]
+
+SERVING: Final = "serving"
+STALE: Final = "stale"
+UNKNOWN: Final = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountStatus:
+    """One mount. What only its daemon knows is empty or None where it is silent.
+
+    Attributes:
+        mountpoint: where it is.
+        cipherdir: what is shown there.
+        pid: the daemon.
+        engine: how it serves.
+        state: `serving`; `stale`: the daemon is gone; `unknown`: it does not
+            answer, as another account's does not.
+        models: the sealed models in it.
+        failed_reads: opens and reads that were answered with an error.
+    """
+
+    mountpoint: str
+    cipherdir: str
+    pid: int | None = None
+    engine: str | None = None
+    state: str
+    models: list[ModelStatus]
+    failed_reads: int | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what `status --json` prints for it."""
+        return asdict(self)
+
+
+def status_of(setup: "Setup", *, ready: bool) -> dict[str, Any]:
+    """Return what the daemon of a mount answers to `status`."""
+    return {
+        "mountpoint": os.fspath(setup.mountpoint),
+        "cipherdir": os.fspath(setup.cipherdir),
+        "pid": os.getpid(),
+        "ready": ready,
+        "engine": setup.options.engine,
+        "models": [asdict(model) for model in setup.view.status()],
+        "failed_reads": setup.failures.failed_reads,
+    }
+
+
+def list_status() -> list[MountStatus]:
+    """Return every mount of ovfuse that this process can see, and its state."""
+    return [mount_status(mount) for mount in ovfuse_mounts()]
+
+
+def mount_status(mount: Mount) -> MountStatus:
+    """Return the state of one mount."""
+    answer = _ask_daemon(mount)
+    if answer is None:
+        gone = is_stale(mount.mountpoint)
+        return MountStatus(
+            mountpoint=os.fspath(mount.mountpoint),
+            cipherdir=mount.source,
+            state=STALE if gone else UNKNOWN,
+            models=[],
+        )
+    return MountStatus(
+        mountpoint=os.fspath(mount.mountpoint),
+        cipherdir=mount.source,
+        pid=answer["pid"],
+        engine=str(answer.get("engine")),
+        state=SERVING,
+        models=list(_models(answer.get("models"))),
+        failed_reads=_number(answer.get("failed_reads")),
+    )
+
+
+def _ask_daemon(mount: Mount) -> dict[str, Any] | None:
+    user_id = mount.user_id or 0
+    directories = [control.runtime_directory(user_id)]
+    if user_id == os.getuid():
+        directories.insert(0, control.runtime_directory())
+    for directory in dict.fromkeys(directories):
+        path = control.socket_path(mount.mountpoint, directory)
+        answer = control.ask(path, user_id)
+        if answer is not None:
+            return answer
+    return None
+
+
+def _models(raw: object) -> Iterable[ModelStatus]:
+    """Yield the models of an answer, which may be of another version's daemon."""
+    for model in raw if isinstance(raw, list) else ():
+        if isinstance(model, dict):
+            yield ModelStatus(
+                name=str(model.get("name", "")),
+                path=str(model.get("path", "")),
+                model_id=str(model.get("model_id", "")),
+                version=_number(model.get("version")) or 0,
+                state=str(model.get("state", "")),
+                reason=str(model.get("reason", "")),
+            )
+
+
+def _number(raw: object) -> int | None:
+    return raw if isinstance(raw, int) else None

@@ -1,0 +1,148 @@
+"""Unmounts a mount of ovfuse, stale or not, and waits until its daemon is gone.
+
+Used by the unmount command and, for what an engine left behind, by the
+lifecycle. Stateless; any thread. Nothing here looks inside the mount: a daemon
+that is gone or hangs must not get in the way.
+"""
+
+import ctypes
+import errno
+import os
+import select
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from ovfuse.errors import MountpointError, NotMountedError
+from ovfuse.quote import quoted
+from ovfuse.serve.control import remove_dead_socket
+from ovfuse.serve.mounts import FILESYSTEM_TYPE, find_mount, resolve_mountpoint
+from ovfuse.serve.status import mount_status
+
+__all__ = ["detach_mount", "unmount"]
+
+_MNT_DETACH: Final = 2
+_UMOUNT_NOFOLLOW: Final = 8
+_WAIT_SECONDS: Final = 30
+_MAX_NAMED: Final = 5
+
+
+def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
+    """Unmount, and return when the daemon has ended.
+
+    Args:
+        mountpoint: where the mount is.
+        lazy: take it out of the tree now, even if files in it are open, which
+            the daemon serves until they are closed.
+
+    Raises:
+        NotMountedError: there is no mount of ovfuse.
+        MountpointError: it is busy, or belongs to another account.
+    """
+    resolved = resolve_mountpoint(mountpoint)
+    mount = find_mount(resolved)
+    if mount is None or mount.filesystem_type != FILESYSTEM_TYPE:
+        raise NotMountedError(f"no ovfuse mount on {quoted(mountpoint)}")
+    pid = mount_status(mount).pid
+    daemon = None if pid is None else _open_process(pid)
+    try:
+        in_use = lazy and any(_holders(resolved))
+        _detach(resolved, lazy=lazy)
+        if daemon is not None and not in_use:
+            _wait_until_gone(daemon, pid)
+        remove_dead_socket(resolved)
+    finally:
+        if daemon is not None:
+            os.close(daemon)
+
+
+def detach_mount(mountpoint: Path) -> None:
+    """Take the mount at this real path out of the tree, open files or not.
+
+    Raises:
+        MountpointError: the system refused.
+    """
+    _detach(mountpoint, lazy=True)
+
+
+def _detach(mountpoint: Path, *, lazy: bool) -> None:
+    if os.geteuid() == 0:
+        reason = _unmount_as_root(mountpoint, lazy=lazy)
+    else:
+        reason = _unmount_as_user(mountpoint, lazy=lazy)
+    if reason is None:
+        return
+    holders = list(_holders(mountpoint))
+    if not holders and reason != os.strerror(errno.EBUSY):
+        raise MountpointError(f"cannot unmount {quoted(mountpoint)}: {reason}")
+    named = ", ".join(holders[:_MAX_NAMED]) or "a process of another account"
+    more = f" and {len(holders) - _MAX_NAMED} more" * (len(holders) > _MAX_NAMED)
+    raise MountpointError(
+        f"{quoted(mountpoint)} is busy: in use by {named}{more}",
+        hint="end them, or use --lazy",
+    )
+
+
+def _unmount_as_root(mountpoint: Path, *, lazy: bool) -> str | None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    flags = _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)
+    if libc.umount2(os.fsencode(mountpoint), flags) == 0:
+        return None
+    return os.strerror(ctypes.get_errno())
+
+
+def _unmount_as_user(mountpoint: Path, *, lazy: bool) -> str | None:
+    program = shutil.which("fusermount3") or "/usr/bin/fusermount3"
+    command = [program, "-u", *(["-z"] if lazy else []), "--", os.fspath(mountpoint)]
+    try:
+        done = subprocess.run(  # noqa: S603  a list, no shell
+            command, capture_output=True, text=True, errors="replace", check=False
+        )
+    except OSError as error:
+        return f"fusermount3: {error.strerror}"
+    if done.returncode == 0:
+        return None
+    return quoted(done.stderr.strip() or f"fusermount3 ended with {done.returncode}")
+
+
+def _holders(mountpoint: Path) -> Iterator[str]:
+    """Yield the processes, as far as we may look, that use something in there."""
+    prefix = os.fspath(mountpoint)
+    for process in Path("/proc").iterdir():
+        if process.name.isdecimal() and any(
+            path == prefix or path.startswith(f"{prefix}/")
+            for path in _used_paths(process)
+        ):
+            name = "?"
+            with suppress(OSError):
+                name = (process / "comm").read_text(errors="replace").strip()
+            yield f"{quoted(name)} (pid {process.name})"
+
+
+def _used_paths(process: Path) -> Iterator[str]:
+    with suppress(OSError):  # it ended, or is another account's
+        for link in ("cwd", "root", "exe"):
+            yield os.fspath((process / link).readlink())
+        for descriptor in (process / "fd").iterdir():
+            with suppress(FileNotFoundError):
+                yield os.fspath(descriptor.readlink())
+        for line in (process / "maps").read_text(errors="replace").splitlines():
+            yield "/" + line.partition("/")[2]
+
+
+def _open_process(pid: int) -> int | None:
+    with suppress(OSError):
+        return os.pidfd_open(pid)
+    return None
+
+
+def _wait_until_gone(daemon: int, pid: int | None) -> None:
+    readable, _, _ = select.select([daemon], [], [], _WAIT_SECONDS)
+    if not readable:
+        raise MountpointError(
+            f"it is unmounted, but the daemon (pid {pid}) has not ended",
+            hint="files may be open still; it ends when they are closed",
+        )
