@@ -47,6 +47,7 @@ TEXT_MAX_SIZE: Final = 64 * KiB
 MACHINES_MAX: Final = 10_000
 KEY_FILES_MAX: Final = 1024
 KEY_FILE_MAX_SIZE: Final = 64 * KiB
+STANZAS_MAX: Final = 8
 SCRYPT_MAX_LOG2: Final = 20
 
 _ID = re.compile(r"[0-9a-f]{32}")

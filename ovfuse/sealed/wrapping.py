@@ -114,7 +114,8 @@ def stanza_types(data: bytes) -> list[str]:
     """Return the recipient types in an age header, such as `X25519`.
 
     Raises:
-        DamagedError: not a binary age file, or an excessive scrypt work factor.
+        DamagedError: not a binary age file, too many recipients, or an excessive
+            scrypt work factor.
     """
     header, separator, _ = data.partition(b"\n--- ")
     try:
@@ -124,6 +125,8 @@ def stanza_types(data: bytes) -> list[str]:
     if not separator or lines[0] != _INTRO:
         raise DamagedError("a key file is not an age file")
     stanzas = [line[3:].split(" ") for line in lines if line.startswith("-> ")]
+    if len(stanzas) > layout.STANZAS_MAX:
+        raise DamagedError("a key file has too many recipients")
     for stanza in stanzas:
         if stanza[0] == "scrypt":
             _check_scrypt(stanza)
