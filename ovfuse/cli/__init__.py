@@ -4,7 +4,6 @@ Here: the list of commands, and how every error becomes one line and an exit cod
 The only part of ovfuse that prints or exits.
 """
 
-import os
 import sys
 
 import typer
@@ -72,8 +71,10 @@ app.add_typer(trust.app, name="trust")
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    terminal.prepare_streams()
     harden_process()  # whatever it does, it may come to hold keys or plaintext
-    sys.exit(_run(sys.argv[1:]))
+    code = _run(sys.argv[1:])
+    sys.exit(code if terminal.finish() else code or 1)
 
 
 def _run(arguments: list[str]) -> int:
@@ -87,12 +88,13 @@ def _run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         terminal.error("interrupted")
         return _INTERRUPTED
-    except BrokenPipeError:  # such as `ovfuse verify | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the last flush fails again
+    except BrokenPipeError:
         return 1
     except Exception as error:  # noqa: BLE001 - one line, and nothing of what it held
         terminal.error(f"internal error: {describe(error)}; please report it")
         return 1
+    if code == _INTERRUPTED:  # typer's answer to Ctrl-C
+        terminal.error("interrupted")
     return code if isinstance(code, int) else 0
 
 

@@ -5,7 +5,9 @@ standard error: `note`, `warning`, `error`, `hint`, progress. No line can carry
 control characters of a stranger's making.
 """
 
+import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,8 +16,10 @@ from ovfuse.quote import printable
 
 __all__ = [
     "error",
+    "finish",
     "hint",
     "note",
+    "prepare_streams",
     "progress",
     "say",
     "say_json",
@@ -24,6 +28,39 @@ __all__ = [
 ]
 
 _STEP = 1024
+
+
+def prepare_streams() -> None:
+    """Make the standard streams usable, whatever the caller left of them.
+
+    A closed one becomes /dev/null: else the next file that is opened would get its
+    number. A name that the encoding of standard output lacks is escaped.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w")
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def finish() -> bool:
+    """Write out what was printed; return whether it arrived."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # such as `ovfuse verify | head`
+        pass
+    except OSError as problem:
+        error(f"standard output: {problem.strerror}")
+    else:
+        return True
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the last flush fails again
+    return False
 
 
 def say(text: str) -> None:

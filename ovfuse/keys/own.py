@@ -18,7 +18,7 @@ from ovfuse.keys.files import create_private, read_secret
 from ovfuse.keys.identities import IDENTITY_NAME, parse_identities
 from ovfuse.keys.places import user_directory
 from ovfuse.keys.trusted import add_trusted
-from ovfuse.quote import quoted
+from ovfuse.quote import printable, quoted
 from ovfuse.sealed.signing import PublicKey, SigningKey
 from ovfuse.sealed.wrapping import Identity
 
@@ -108,7 +108,7 @@ def _comment() -> str:
         user = getpass.getuser()
     except (OSError, KeyError):  # no entry in the password database
         user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"
+    return printable(f"{user}@{socket.gethostname()}")  # one line of a .pub file
 
 
 def _own_directory() -> Path:

@@ -26,11 +26,14 @@ def parse_recipients(texts: Sequence[str], files: Sequence[Path]) -> list[Recipi
             lines = read_public(path, check_owner=False).splitlines()
         except OSError as error:
             raise KeyFileError(f"{quoted(path)}: {error.strerror}") from None
-        found += [
+        named = [
             _parse(line, f"{quoted(path)} line {number}")
             for number, line in enumerate(lines, start=1)
             if line.strip() and not line.lstrip().startswith("#")
         ]
+        if not named:  # must not turn into the default
+            raise KeyFileError(f"{quoted(path)} names no recipient")
+        found += named
     return list(dict.fromkeys(found))
 
 

@@ -120,12 +120,15 @@ def remove_trusted(fingerprint: str) -> list[Path]:
     Raises:
         KeyFileError: it is not in a trusted set, or cannot be removed.
     """
-    found = [t.path for t in list_trusted() if t.key.fingerprint == fingerprint]
+    trusted = list_trusted()
+    found = [t.path for t in trusted if t.key.fingerprint == fingerprint]
+    found = list(dict.fromkeys(found))
     if not found:
         raise KeyFileError(f"{quoted(fingerprint)} is not trusted")
+    for other in trusted:
+        if other.path in found and other.key.fingerprint != fingerprint:
+            raise KeyFileError(f"{quoted(other.path)} holds other keys too; edit it")
     for path in found:
-        if len(parse_public_keys(path)) > 1:
-            raise KeyFileError(f"{quoted(path)} holds other keys too; edit it")
         try:
             path.unlink()
         except OSError as error:

@@ -101,7 +101,7 @@ def _check_apart(model_directory: Path, cipherdir: Path) -> None:
     if target in source.parents:
         raise SourceError("the model directory is inside the cipherdir")
     for parent in target.parents:
-        if (parent / layout.POINTER_NAME).exists():
+        if os.path.lexists(parent / layout.POINTER_NAME):
             raise CipherdirError(
                 f"the cipherdir is inside the sealed model {quoted(parent)}",
                 hint="sealed models stand beside each other in a tree",

@@ -167,6 +167,8 @@ class CipherdirWriter:
 
     def _remove_empty(self) -> None:
         """After a failed first sealing: leave nothing, not even a directory."""
+        if self.has_sealing:
+            return
         with contextlib.suppress(OSError):
             os.rmdir(layout.SEALS_NAME, dir_fd=self._model.fd)
         if self._created:

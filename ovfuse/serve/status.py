@@ -33,7 +33,7 @@ class MountStatus:
         pid: the daemon.
         engine: how it serves.
         state: `serving`; `stale`: the daemon is gone; `unknown`: it does not
-            answer, as another account's does not.
+            answer, as another account's does not, or has only just started.
         models: the sealed models in it.
         failed_reads: opens and reads that were answered with an error.
     """
@@ -85,7 +85,7 @@ def mount_status(mount: Mount) -> MountStatus:
         cipherdir=mount.source,
         pid=answer["pid"],
         engine=str(answer.get("engine")),
-        state=SERVING,
+        state=SERVING if answer.get("ready") else UNKNOWN,
         models=list(_models(answer.get("models"))),
         failed_reads=_number(answer.get("failed_reads")),
     )

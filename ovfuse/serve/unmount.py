@@ -11,6 +11,7 @@ import os
 import select
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +28,8 @@ __all__ = ["detach_mount", "unmount"]
 _MNT_DETACH: Final = 2
 _UMOUNT_NOFOLLOW: Final = 8
 _WAIT_SECONDS: Final = 30
+_RETRY_SECONDS: Final = 1.0
+_RETRY_INTERVAL_SECONDS: Final = 0.05
 _MAX_NAMED: Final = 5
 
 
@@ -69,21 +72,31 @@ def detach_mount(mountpoint: Path) -> None:
 
 
 def _detach(mountpoint: Path, *, lazy: bool) -> None:
-    if os.geteuid() == 0:
-        reason = _unmount_as_root(mountpoint, lazy=lazy)
-    else:
-        reason = _unmount_as_user(mountpoint, lazy=lazy)
-    if reason is None:
-        return
-    holders = list(_holders(mountpoint))
+    deadline = time.monotonic() + _RETRY_SECONDS
+    while True:
+        if os.geteuid() == 0:
+            reason = _unmount_as_root(mountpoint, lazy=lazy)
+        else:
+            reason = _unmount_as_user(mountpoint, lazy=lazy)
+        if reason is None:
+            return
+        holders = list(_holders(mountpoint))
+        if holders or time.monotonic() > deadline:
+            break
+        # Somebody's stat(2) in this moment makes a mount busy, too.
+        time.sleep(_RETRY_INTERVAL_SECONDS)
     if not holders and reason != os.strerror(errno.EBUSY):
         raise MountpointError(f"cannot unmount {quoted(mountpoint)}: {reason}")
-    named = ", ".join(holders[:_MAX_NAMED]) or "a process of another account"
-    more = f" and {len(holders) - _MAX_NAMED} more" * (len(holders) > _MAX_NAMED)
     raise MountpointError(
-        f"{quoted(mountpoint)} is busy: in use by {named}{more}",
+        f"{quoted(mountpoint)} is busy: in use by {_named(holders)}",
         hint="end them, or use --lazy",
     )
+
+
+def _named(holders: list[str]) -> str:
+    named = ", ".join(holders[:_MAX_NAMED]) or "a process that cannot be seen"
+    more = len(holders) - _MAX_NAMED
+    return f"{named} and {more} more" if more > 0 else named
 
 
 def _unmount_as_root(mountpoint: Path, *, lazy: bool) -> str | None:
