@@ -1,0 +1,108 @@
+"""The words after -o."""
+
+from pathlib import Path
+
+import pytest
+
+from ovfuse.errors import UsageError
+from ovfuse.serve.options import MountOptions, parse_options
+
+
+def test_nothing_asked_is_the_default() -> None:
+    assert parse_options([]) == MountOptions()
+    assert parse_options(["", ",,"]) == MountOptions()
+
+
+def test_every_word_is_understood() -> None:
+    options = parse_options(
+        [
+            "allow_other,uid=7,gid=8,umask=027,noexec",
+            "strict,allow_untrusted,allow_rollback,model=vision/detector",
+            "engine=libfuse,log=/var/log/ovfuse.log",
+        ]
+    )
+
+    assert options == MountOptions(
+        allow_other=True,
+        uid=7,
+        gid=8,
+        umask=0o027,
+        noexec=True,
+        strict=True,
+        allow_untrusted=True,
+        allow_rollback=True,
+        model="vision/detector",
+        engine="libfuse",
+        log=Path("/var/log/ovfuse.log"),
+    )
+
+
+def test_words_of_fstab_are_swallowed() -> None:
+    words = "ro,nosuid,nodev,_netdev,auto,noauto,nofail,user,users,defaults"
+
+    assert parse_options([words, "x-systemd.requires=a.service"]) == MountOptions()
+
+
+def test_the_last_of_a_repeated_word_holds() -> None:
+    assert parse_options(["uid=1,uid=2", "uid=3"]).uid == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        (r"model=a\,b", "a,b"),
+        (r"model=a\\b", "a\\b"),
+        (r"model=a\\,strict", "a\\"),
+        (r"model=a\=b", "a=b"),
+        ("model=a=b", "a=b"),
+        (r"strict,model=\ a", " a"),
+        ("model=a\nb", "a\nb"),
+    ],
+)
+def test_backslash_takes_the_meaning_off_a_character(text: str, name: str) -> None:
+    assert parse_options([text]).model == name
+
+
+def test_log_file_is_absolute() -> None:
+    assert parse_options(["log=mount.log"]).log == Path.cwd() / "mount.log"
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("alow_other", "'alow_other'"),
+        ("allow_other=1", "'allow_other=1'"),
+        ("strict=", "'strict='"),
+        ("rw", "read-only"),
+        ("x", "'x'"),
+        ("uid", "takes a value"),
+        ("uid=", "a number"),
+        ("uid=root", "a number"),
+        ("uid=-1", "a number"),
+        ("uid=4294967295", "a number"),
+        ("gid=²", "a number"),
+        ("umask=8", "octal"),
+        ("umask=01777", "octal"),
+        ("umask=", "octal"),
+        ("umask=0o22", "octal"),
+        ("model=", "lacks its value"),
+        ("log=", "lacks its value"),
+        ("engine=warp", "'warp'"),
+        ("model=a\\", "backslash"),
+        ("\x1b[31m", "\\x1b"),
+    ],
+)
+def test_what_is_wrong_is_named(text: str, part: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_options(["strict", text])
+
+    assert part in caught.value.message
+    assert caught.value.message.isprintable()
+
+
+def test_unknown_word_lists_the_known_ones() -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_options(["alow_other"])
+
+    for word in ("allow_other", "uid=", "strict", "engine=", "log="):
+        assert word in caught.value.hint

@@ -1,0 +1,186 @@
+"""The systemd unit: what it says is valid, and its command line does what it means."""
+
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ovfuse.serve.mounts import find_mount
+from tests.serve.mounter import ROOT
+
+UNIT = ROOT / "systemd" / "ovfuse@.service"
+PROGRAM = "/usr/local/bin/ovfuse"
+
+# Each gives a service a mount namespace of its own, where nobody sees the mount.
+HIDING = (
+    *("ProtectSystem", "ProtectHome", "PrivateTmp", "PrivateMounts", "PrivateIPC"),
+    *("ProtectKernelTunables", "ProtectKernelModules", "ProtectKernelLogs"),
+    *("ProtectControlGroups", "ProtectProc", "InaccessiblePaths", "ReadOnlyPaths"),
+    *("ReadWritePaths", "TemporaryFileSystem", "DynamicUser", "PrivateDevices"),
+    *("PrivateUsers", "BindPaths", "RootDirectory", "MountFlags"),
+)
+
+
+def settings() -> list[tuple[str, str]]:
+    """Every `Name=value` of the unit."""
+    text = UNIT.read_text("utf-8").replace("\\\n", " ")
+    return re.findall(r"^([A-Z]\w+)=(.*)$", text, re.MULTILINE)
+
+
+def command_line(name: str, variables: dict[str, str]) -> list[str]:
+    """The command of a setting, its variables put in as systemd does."""
+    [command] = [value for key, value in settings() if key == name]
+    words = shlex.split(command.lstrip("-"))
+    assert words[0] == PROGRAM
+    return [
+        re.sub(r"\$\{(\w+)\}", lambda match: variables[match[1]], word)
+        for word in words[1:]
+    ]
+
+
+@pytest.mark.systemd
+def test_unit_is_valid(tmp_path: Path) -> None:
+    program = tmp_path / "ovfuse"
+    program.touch(mode=0o755)
+    copy = tmp_path / UNIT.name
+    copy.write_text(UNIT.read_text("utf-8").replace(PROGRAM, f"{program}"), "utf-8")
+
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", copy],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("name", HIDING)
+def test_nothing_hides_the_mount(name: str) -> None:
+    assert name not in dict(settings())
+
+
+def test_secrets_stay_in_memory() -> None:
+    said = dict(settings())
+
+    assert said["LimitMEMLOCK"] == "infinity"
+    assert said["LimitCORE"] == "0"
+    assert said["MemorySwapMax"] == "0"
+    assert said["LoadCredentialEncrypted"].startswith("ovfuse.identity:")
+
+
+def wait_for_ready(manager: socket.socket, daemon: subprocess.Popen[str]) -> None:
+    """Return when READY=1 comes; fail as soon as the daemon has ended."""
+    manager.settimeout(0.1)
+    while True:
+        try:
+            if b"READY=1" in manager.recv(4096).split(b"\n"):
+                return
+        except TimeoutError:
+            assert daemon.poll() is None, daemon.communicate()
+
+
+class Service:
+    """What the service manager gives to the unit, for a model sealed here."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.variables = {
+            "CIPHERDIR": f"{directory}/sealed",
+            "MOUNTPOINT": f"{directory}/mnt",
+            "OPTIONS": "",
+        }
+        self.mountpoint = directory / "mnt"
+        self.mountpoint.mkdir()
+        (directory / "model").mkdir()
+        (directory / "model" / "model.xml").write_bytes(b"<net/>")
+        self._publish()
+
+    def _publish(self) -> None:
+        """Seal the model; the device gets the identity and the public key only."""
+        publisher, device = self._directory / "publisher", self._directory / "device"
+        credentials = self._directory / "credentials"
+        environment = {**os.environ, "XDG_CONFIG_HOME": f"{publisher}"}
+        for arguments in (
+            ["keygen"],
+            ["encrypt", f"{self._directory}/model", self.variables["CIPHERDIR"]],
+        ):
+            subprocess.run(
+                [sys.executable, "-m", "ovfuse", *arguments],
+                env=environment,
+                check=True,
+                capture_output=True,
+            )
+        shutil.copytree(publisher / "ovfuse" / "trusted", device / "ovfuse" / "trusted")
+        credentials.mkdir(mode=0o700)
+        identity = credentials / "ovfuse.identity"
+        shutil.copyfile(publisher / "ovfuse" / "identity.txt", identity)
+        identity.chmod(0o400)
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "XDG_CONFIG_HOME": f"{device}",
+            "XDG_STATE_HOME": f"{device}/state",
+            "CREDENTIALS_DIRECTORY": f"{credentials}",
+        }
+
+    def start(self, name: str, **environment: str) -> subprocess.Popen[str]:
+        """Start the command of a setting."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "ovfuse", *command_line(name, self.variables)],
+            env=self.environment | environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    """A sealed model, and everything that the unit needs to mount it."""
+    service = Service(tmp_path)
+    yield service
+    left = find_mount(service.mountpoint)
+    if left is not None:
+        subprocess.run(["umount", "-l", service.mountpoint], check=True)
+    assert left is None
+
+
+@pytest.mark.fuse
+@pytest.mark.parametrize("options", ["", "allow_other,umask=022"])
+def test_ready_when_the_mount_answers_and_gone_when_stopped(
+    service: Service, tmp_path: Path, options: str
+) -> None:
+    service.variables["OPTIONS"] = options
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(f"{tmp_path}/notify")
+        with service.start("ExecStart", NOTIFY_SOCKET=f"{tmp_path}/notify") as daemon:
+            wait_for_ready(manager, daemon)
+
+            assert (service.mountpoint / "model.xml").read_bytes() == b"<net/>"
+            daemon.terminate()
+            _, errors = daemon.communicate(timeout=30)
+    assert daemon.returncode == 0, errors
+    assert find_mount(service.mountpoint) is None
+
+
+@pytest.mark.fuse
+def test_mount_of_a_killed_daemon_is_cleaned_up(
+    service: Service, tmp_path: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(f"{tmp_path}/notify")
+        with service.start("ExecStart", NOTIFY_SOCKET=f"{tmp_path}/notify") as daemon:
+            wait_for_ready(manager, daemon)
+            daemon.kill()
+
+    with service.start("ExecStopPost") as cleaner:
+        _, errors = cleaner.communicate(timeout=30)
+
+    assert cleaner.returncode == 0, errors
+    assert find_mount(service.mountpoint) is None

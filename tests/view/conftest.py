@@ -1,0 +1,9 @@
+"""For all tests of the view."""
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def no_syncfs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would wait for everything that anybody wrote to the test's disk."""
+    monkeypatch.setattr("ovfuse.sealed.sealer.sync_filesystem", lambda _: None)
