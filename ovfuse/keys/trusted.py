@@ -4,6 +4,8 @@ The user's own set and the system's add up; --verify-key adds more. Nothing insi
 a cipherdir has a say in it.
 """
 
+import logging
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,8 @@ __all__ = [
     "remove_trusted",
     "trusted_keys",
 ]
+
+_log = logging.getLogger(__name__)
 
 _DIRECTORY_NAME: Final = "trusted"
 
@@ -83,8 +87,17 @@ def list_trusted() -> list[TrustedKey]:
 
 def _files() -> Iterator[Path]:
     for base in (user_directory(), SYSTEM_DIRECTORY):
-        if base is not None:
-            yield from sorted((base / _DIRECTORY_NAME).glob("*.pub"))
+        if base is None:
+            continue
+        directory = base / _DIRECTORY_NAME
+        try:
+            names = sorted(os.listdir(directory))
+        except FileNotFoundError:
+            continue
+        except OSError as error:  # another user's home, say: nobody in it is trusted
+            _log.warning("skipped %s: %s", quoted(directory), error.strerror)
+            continue
+        yield from (directory / name for name in names if name.endswith(".pub"))
 
 
 def trusted_keys(verify_keys: Sequence[Path] = ()) -> frozenset[PublicKey]:

@@ -93,8 +93,10 @@ class ControlServer:
                 self._bind()
         except OSError as error:
             self._socket.close()
+            # "AF_UNIX path too long" comes without a strerror.
             raise MountFailedError(
-                f"no control socket in {quoted(self._path.parent)}: {error.strerror}"
+                f"no control socket in {quoted(self._path.parent)}: "
+                f"{error.strerror or error}"
             ) from error
         except MountpointError:
             self._socket.close()

@@ -178,12 +178,12 @@ class ModelSlot:
 
     def _remember(self, error: OvfuseError) -> None:
         news = self._refusal is None or self._refusal.message != error.message
-        self._refusal, self._refused_at = error, time.monotonic()
+        self._refusal, self._refused_at = _again(error), time.monotonic()
         # A single model is refused only at the start, where the error itself is told.
         if news and self.place:
             _log.warning("%s is refused: %s", quoted(self.place), error.message)
 
 
 def _again(error: OvfuseError) -> OvfuseError:
-    """Return the same error anew: one that is raised often collects tracebacks."""
+    """Return the same error anew: a traceback keeps alive what its frames hold."""
     return type(error)(error.message, hint=error.hint)

@@ -381,6 +381,33 @@ def test_empty_model_directory(home: Home, scratch: Path) -> None:
 
 
 @pytest.fixture
+def small_disk(scratch: Path) -> Iterator[Path]:
+    """A directory with room for 8 MiB."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a tmpfs")
+    disk = scratch / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "x", disk], check=True)
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_full_disk_leaves_the_old_model(
+    home: Home, plain: Path, small_disk: Path
+) -> None:
+    sealed = small_disk / "sealed"
+    succeed(home, "encrypt", plain, sealed)
+    before = snapshot(sealed)
+    (plain / "large.bin").write_bytes(bytes(9 << 20))
+
+    said = refused(home, CipherdirError, "encrypt", plain, sealed)
+    assert "No space left on device" in said
+    assert snapshot(sealed) == before
+    refused(home, CipherdirError, "encrypt", plain, small_disk / "new")
+    assert not (small_disk / "new").exists()
+
+
+@pytest.fixture
 def huge(scratch: Path) -> Path:
     """A model directory that takes seconds to seal; nobody waits for its end."""
     (scratch / "huge").mkdir()

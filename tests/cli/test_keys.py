@@ -1,12 +1,13 @@
 """`keygen` and `trust`: which files are made, and whom one believes."""
 
 import os
+import shutil
 import stat
 from pathlib import Path
 
 import pytest
 
-from ovfuse.errors import KeyFileError
+from ovfuse.errors import KeyFileError, NoUsableKeyError
 from tests.cli.conftest import snapshot
 from tests.support.mounting import Home, refused, run_as, run_ovfuse, succeed
 
@@ -42,7 +43,7 @@ def test_keygen_again_keeps_what_is_there(home: Home) -> None:
     assert snapshot(home.config) == before
 
 
-@pytest.mark.parametrize("umask", ["000", "077", "777"])
+@pytest.mark.parametrize("umask", ["000", "022", "077"])
 def test_keys_are_private_whatever_the_umask(home: Home, umask: str) -> None:
     script = f'umask {umask}; exec "$0" keygen'
     home.config.parent.mkdir()
@@ -155,3 +156,23 @@ def test_comment_of_a_signer_does_not_steer_the_terminal(
         assert "\\x1b]0;owned\\x07" in text
     fingerprint = texts[1].split()[0]
     assert succeed(home, "trust", "remove", fingerprint)
+
+
+def test_identity_may_come_from_the_environment(
+    home: Home, plain: Path, scratch: Path
+) -> None:
+    succeed(home, "encrypt", plain, scratch / "sealed")
+    verify = ("verify", "--verify-key", home.public_key, scratch / "sealed")
+    device = Home(directory=scratch / "device")
+    credentials = scratch / "credentials"
+    credentials.mkdir()
+    shutil.copy(home.identity, credentials / "ovfuse.identity")
+    (credentials / "ovfuse.identity").chmod(0o440)  # as systemd makes it
+
+    for extra in (
+        {"OVFUSE_IDENTITY": f"{home.identity}"},
+        {"CREDENTIALS_DIRECTORY": f"{credentials}"},
+    ):
+        equipped = Home(directory=device.directory, extra=extra)
+        assert "version 1" in succeed(equipped, *verify)
+    assert run_ovfuse(device, *verify).returncode == NoUsableKeyError.exit_code

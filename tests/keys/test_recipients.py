@@ -49,6 +49,14 @@ def test_line_that_is_none_is_named(tmp_path: Path) -> None:
         parse_recipients([], [tmp_path / "r"])
 
 
+@pytest.mark.parametrize("text", ["", "\n", "# nobody\n"])
+def test_file_that_names_nobody(tmp_path: Path, text: str) -> None:
+    (tmp_path / "r").write_text(text)
+
+    with pytest.raises(KeyFileError, match="r' names no recipient"):
+        parse_recipients([A], [tmp_path / "r"])
+
+
 def test_file_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(KeyFileError, match="r': No such file"):
         parse_recipients([], [tmp_path / "r"])

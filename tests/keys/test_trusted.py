@@ -153,6 +153,21 @@ def test_other_entry_that_is_called_so_is_an_error(
         trusted_keys()
 
 
+def test_set_that_cannot_be_read_is_skipped_with_a_word(
+    configuration: Path, system: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    configuration.mkdir(parents=True)
+    (configuration / "trusted").symlink_to("trusted")
+    key = make_key()
+    write_keys(system / "trusted/a.pub", key)
+
+    assert trusted_keys() == {key}
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"skipped '{configuration}/trusted': Too many levels of symbolic links"
+    )
+
+
 def test_removed_key_is_trusted_no_more(system: Path) -> None:
     key, other = make_key(), make_key()
     paths = [add_trusted(key), add_trusted(key, system=True)]

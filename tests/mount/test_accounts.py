@@ -2,16 +2,20 @@
 
 import os
 import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from ovfuse.errors import MountFailedError
+from ovfuse.errors import KeyFileError, MountFailedError
 from tests.mount.conftest import Sealed
 from tests.mount.trees import build_small
 from tests.support.mounting import (
     Home,
     Mount,
+    daemons_of,
     is_mounted,
     mounted,
     refused_mount,
@@ -43,6 +47,7 @@ def place(account: Home) -> Path:
 
 def end_by_command(mount: Mount) -> None:
     assert succeed(mount.home, "unmount", mount.mountpoint) == ""
+    assert daemons_of(mount.mountpoint) == []
 
 
 def end_by_signal(mount: Mount) -> None:
@@ -103,6 +108,86 @@ def test_mountpoint_and_cipherdir_may_have_any_name(
         assert (scratch / name / "model.xml").stat().st_size == 3000
 
 
+def test_cipherdir_may_be_a_link_or_on_a_read_only_disk(
+    publisher: Home, small: Sealed, scratch: Path, engine: str
+) -> None:
+    (scratch / "link").symlink_to(small.cipherdir)
+    with mounted(publisher, scratch / "link", scratch / "mnt", engine=engine) as mount:
+        assert mount.status()["cipherdir"] == f"{small.cipherdir}"
+    if os.geteuid() != 0:
+        return
+    disk = small.copy(scratch / "disk")
+    subprocess.run(["mount", "--bind", disk, disk], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", disk], check=True)
+        with mounted(publisher, disk, scratch / "mnt", engine=engine):
+            assert (scratch / "mnt" / "model.xml").exists()
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_mount_can_be_sealed_again(
+    publisher: Home, small: Sealed, scratch: Path, engine: str
+) -> None:
+    mountpoint, again = scratch / "mnt", scratch / "again"
+    with mounted(publisher, small.cipherdir, mountpoint, engine=engine):
+        succeed(publisher, "encrypt", mountpoint, again)
+    with mounted(publisher, again, mountpoint, engine=engine):
+        diff = run_as(publisher, "diff", "-r", small.plain, mountpoint)
+        assert (diff.returncode, diff.stdout) == (0, "")
+
+
+def test_root_does_not_use_the_keys_of_others(
+    user: Home, small: Sealed, scratch: Path, engine: str
+) -> None:
+    succeed(user, "encrypt", small.plain, user.directory / "sealed")
+    (scratch / "mnt").mkdir()
+    as_root = Home(directory=user.directory)
+
+    said = refused_mount(
+        as_root, KeyFileError, user.directory / "sealed", scratch / "mnt", engine=engine
+    )
+    assert "belongs to another user" in said
+
+
+def test_paths_may_be_as_long_as_a_call_takes(
+    publisher: Home, scratch: Path, engine: str
+) -> None:
+    names = ["n" * 255] * 15 + ["f" * 200]
+    plain, mountpoint = scratch / "plain", scratch / "mnt"
+    plain.mkdir()
+    with walking(plain, names[:-1], make=True) as directory:
+        fd = os.open(names[-1], os.O_CREAT | os.O_WRONLY, dir_fd=directory)
+        os.write(fd, b"deep")
+        os.close(fd)
+    succeed(publisher, "encrypt", plain, scratch / "sealed")
+
+    with (
+        mounted(publisher, scratch / "sealed", mountpoint, engine=engine),
+        walking(mountpoint, names[:-1]) as directory,
+    ):
+        assert os.listdir(directory) == names[-1:]
+        fd = os.open(names[-1], os.O_RDONLY, dir_fd=directory)
+        assert os.read(fd, 10) == b"deep"
+        os.close(fd)
+
+
+@contextmanager
+def walking(top: Path, names: list[str], *, make: bool = False) -> Iterator[int]:
+    """A descriptor of the directory that lies so deep below another."""
+    directory = os.open(top, os.O_RDONLY)
+    try:
+        for name in names:
+            if make:
+                os.mkdir(name, dir_fd=directory)
+            inner = os.open(name, os.O_RDONLY, dir_fd=directory)
+            os.close(directory)
+            directory = inner
+        yield directory
+    finally:
+        os.close(directory)
+
+
 def test_others_see_nothing_unless_the_operator_lets_them(
     user: Home, publisher: Home, small: Sealed, scratch: Path, engine: str
 ) -> None:
@@ -130,6 +215,37 @@ def test_owner_and_modes_are_as_the_options_say(
     assert (directory.st_uid, directory.st_gid) == (NOBODY, 7)
     assert directory.st_mode == 0o40500
     assert read.stdout == "cat\ndog\n"
+
+
+@pytest.mark.parametrize("runtime", ["long", "missing", "open"])
+def test_runtime_directory_that_cannot_be_used(
+    user: Home, small: Sealed, engine: str, runtime: str
+) -> None:
+    place = user.make_directory(user.directory / "place")
+    mountpoint = user.make_directory(place / "mnt")
+    succeed(user, "encrypt", small.plain, place / "sealed")
+    names = {"long": "r" * 100, "missing": "none/none", "open": "open"}
+    directory = place / names[runtime]
+    if runtime != "missing":
+        user.make_directory(directory)
+    if runtime == "open":
+        user.make_directory(directory / "ovfuse").chmod(0o777)
+    there = Home(
+        directory=user.directory,
+        uid=user.uid,
+        program=user.program,
+        extra={"XDG_RUNTIME_DIR": f"{directory}"},
+    )
+
+    said = refused_mount(
+        there, MountFailedError, place / "sealed", mountpoint, engine=engine
+    )
+    reasons = {
+        "long": "AF_UNIX path too long",
+        "missing": "No such file or directory",
+        "open": "it is not a private directory of this account",
+    }
+    assert reasons[runtime] in said
 
 
 def test_account_that_fusermount_does_not_know_gets_one_line(

@@ -12,7 +12,7 @@ import pytest
 
 from ovfuse.errors import DamagedError, NoUsableKeyError, UntrustedError
 from tests.mount.conftest import Sealed, envelope_of, flip
-from tests.support.mounting import Home, mounted, refused_mount, succeed
+from tests.support.mounting import Home, mounted, refused_mount, run_as, succeed
 from tests.support.users import open_directory
 
 pytestmark = pytest.mark.fuse
@@ -234,6 +234,21 @@ def test_numbers_in_a_tree_are_unique_and_stable(
 
     assert seen[0] == seen[1]
     assert len(seen[0]) == len(set(seen[0])) == 3 * 7 + 3
+
+
+def test_directory_that_is_closed_to_the_user_counts_as_a_model(
+    user: Home, small: Sealed, engine: str
+) -> None:
+    place = user.make_directory(user.directory / "place")
+    user.make_directory(place / "tree")
+    succeed(user, "encrypt", small.plain, place / "tree" / "open")
+    (place / "tree" / "closed").mkdir(mode=0o700)
+    with mounted(user, place / "tree", place / "mnt", engine=engine) as mount:
+        done = run_as(user, "ls", "-R", "mnt", cwd=place)
+        assert "Input/output error" in done.stderr
+        assert "model.xml" in done.stdout
+        assert mount.model("open")["state"] == "unlocked"
+        assert "Permission denied" in mount.model("closed")["reason"]
 
 
 def test_status_as_json_is_for_programs(

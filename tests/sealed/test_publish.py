@@ -9,8 +9,12 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import hypothesis
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ovfuse.errors import (
     BusyError,
@@ -129,6 +133,34 @@ def test_sealed_model_is_read_by_the_other_reader(
         "version": 1,
     }
     assert all(e["padded_size"] == e["size"] for e in found.manifest["files"])
+
+
+components = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="/\0"),
+    min_size=1,
+    max_size=8,
+).filter(lambda name: name not in {".", ".."})
+contents = st.binary(max_size=100) | st.integers(0, 140_000).map(pattern)
+
+
+@hypothesis.settings(max_examples=25)
+@given(
+    files=st.dictionaries(components, contents, min_size=1, max_size=4),
+    depth=st.integers(0, 3),
+)
+def test_any_model_is_read_by_the_other_reader(
+    publisher: Publisher, files: dict[str, bytes], depth: int
+) -> None:
+    prefix = "".join(f"d{number}/" for number in range(depth))
+    paths = {f"{prefix}{name}": content for name, content in files.items()}
+    with TemporaryDirectory() as scratch:
+        model = write_files(Path(scratch, "model"), paths)
+        publisher.seal(model, Path(scratch, "c"))
+        key = model_key_of(Path(scratch, "c"), publisher)
+        found = encryptor.decrypt(Path(scratch, "c"), key)
+        assert read_everything(Path(scratch, "c"), publisher.unlocker) == paths
+
+    assert found.files == paths
 
 
 def test_layout_is_that_of_the_document(request_: SealingRequest) -> None:
@@ -396,10 +428,11 @@ def test_name_that_we_cannot_read_must_be_given(request_: SealingRequest) -> Non
 
 def refused(request: SealingRequest, expected: type[OvfuseError], match: str) -> None:
     """Check that sealing is refused and nothing on the disk is changed by it."""
-    before = snapshot(request.cipherdir.parent)
+    everything = request.model_directory.parent
+    before = snapshot(everything)
     with pytest.raises(expected, match=match):
         seal_quietly(request)
-    assert snapshot(request.cipherdir.parent) == before
+    assert snapshot(everything) == before
 
 
 def test_model_of_another_publisher(request_: SealingRequest) -> None:

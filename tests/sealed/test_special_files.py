@@ -5,14 +5,17 @@ import os
 import shutil
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from ovfuse.errors import CipherdirError, DamagedError, NoUsableKeyError, OvfuseError
+from ovfuse.keys import Unlocker
 from ovfuse.sealed import beneath
 from ovfuse.sealed.opening import SealedModel
+from ovfuse.sealed.reader import ScratchPool
 from ovfuse.sealed.wrapping import Identity
 from tests.support.encryptor import Plain, SealedFiles, encrypt
 from tests.support.sealed import (
@@ -202,6 +205,47 @@ def test_cipherdir_that_is_none(tmp_path: Path, kind: str) -> None:
         (tmp_path / "x").write_bytes(b"")
     with pytest.raises(CipherdirError, match=r"'.*/x': "):
         SealedModel.open(tmp_path / "x")
+
+
+@contextmanager
+def ordinary_user(directory: Path) -> Iterator[int]:
+    """Be the owner of a directory and no longer root; yield its descriptor."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    was_root = os.geteuid() == 0
+    if was_root:
+        for path in (directory, *directory.rglob("*")):
+            os.chown(path, 65534, 65534)
+        os.seteuid(65534)
+    try:
+        yield fd
+    finally:
+        if was_root:
+            os.seteuid(0)
+        os.close(fd)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_what_may_not_be_read(tmp_path: Path, identity: Identity, place: str) -> None:
+    made = encrypt(PLAIN, "special")
+    write_sealed(made, tmp_path, identity)
+    forbidden = tmp_path / PLACES[place](made)
+    mode = stat.S_IMODE(forbidden.stat().st_mode)
+    forbidden.chmod(0)
+    error = NoUsableKeyError if place == "key file" else CipherdirError
+
+    with ordinary_user(tmp_path) as fd, pytest.raises(error):
+        read_from(fd, make_unlocker([identity], signers_of(made)))
+    forbidden.chmod(mode)
+
+
+def read_from(directory_fd: int, unlocker: Unlocker) -> None:
+    with SealedModel(os.dup(directory_fd)) as model:
+        sealing = unlocker.unlock(model, ScratchPool()).sealing
+    try:
+        for entry in sealing.manifest.files:
+            sealing.verify_file(entry, lambda _: None)
+    finally:
+        sealing.close()
 
 
 def test_larger_than_allowed_is_not_read(tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ from tests.support.encryptor import Edits, Json, Plain, encrypt
 from tests.support.sealed import (
     entry_of,
     make_identity,
+    make_unlocker,
     opened,
+    outcome,
     pattern,
     read_at,
     stream,
@@ -159,6 +161,29 @@ def test_final_chunk_that_was_hashed_but_does_not_decrypt(
             stream(sealing, entry)
         with pytest.raises(DamagedError):
             read_at(sealing, entry, BLOCK + 4, 1)
+
+
+EMPTY_CHUNK = 16
+WRONG_SHAPES: dict[str, Callable[[bytes], bytes]] = {
+    "no final chunk": lambda m: m[:-EMPTY_CHUNK],
+    "no chunk": lambda m: m[:56],
+    "no commitment": lambda m: m[:24] + m[56:],
+    "nothing": lambda _: b"",
+    "two final chunks": lambda m: m + m[-EMPTY_CHUNK:],
+    "one chunk too many": lambda m: m[:-EMPTY_CHUNK] + m[56:16456] + m[-EMPTY_CHUNK:],
+    "garbage after": lambda m: m + b"garbage",
+}
+
+
+@pytest.mark.parametrize("shape", WRONG_SHAPES)
+def test_message_that_was_hashed_but_has_a_wrong_shape(
+    tmp_path: Path, identity: Identity, shape: str
+) -> None:
+    edits = Edits(message=lambda _, message: WRONG_SHAPES[shape](message))
+    directory = write_one(tmp_path, identity, pattern(BLOCK), edits=edits)
+
+    found = outcome(directory, make_unlocker([identity], [], allow_untrusted=True))
+    assert isinstance(found, DamagedError)
 
 
 def test_prefix_that_was_hashed_but_commits_to_another_key(

@@ -324,6 +324,7 @@ def mounted(
         yield mount
         if not mount.ended:
             assert succeed(home, "unmount", mountpoint) == ""
+            wait_until(lambda: not daemons_of(mountpoint))
         if process is not None:
             _, stderr = process.communicate(timeout=TIMEOUT_SECONDS)
             assert process.returncode == 0, stderr
