@@ -48,6 +48,13 @@ def identity() -> Identity:
     return make_identity()
 
 
+def overwrite(path: Path, data: bytes) -> None:
+    """Write in place: ext4 flushes a file that is truncated and written again."""
+    with path.open("r+b") as file:
+        file.write(data)
+        file.truncate()
+
+
 class Victim:
     """A sealed model on disk that is changed and put right again."""
 
@@ -61,11 +68,11 @@ class Victim:
 
     def with_file(self, path: str, data: bytes) -> dict[str, bytes] | OvfuseError:
         """Return what reading gives while a file has other content."""
-        (self.directory / path).write_bytes(data)
+        overwrite(self.directory / path, data)
         try:
             return self.outcome()
         finally:
-            (self.directory / path).write_bytes(self.made.files[path])
+            overwrite(self.directory / path, self.made.files[path])
 
     def flipped(
         self, path: str
@@ -403,6 +410,16 @@ def test_forged_object_is_never_streamed(forged: Victim, identity: Identity) -> 
         with pytest.raises(DamagedError):
             sealing.verify_file(entry_of(sealing, "f"), lambda _: None)
         assert stream(sealing, entry_of(sealing, "g")) == LARGE.files["g"]
+
+
+def test_nothing_of_a_forged_object_is_released(
+    forged: Victim, identity: Identity
+) -> None:
+    """The hash of the whole file would come too late."""
+    with opened(forged.directory, identity) as sealing:
+        pieces = sealing.stream_file(entry_of(sealing, "f"))
+        with pytest.raises(DamagedError):
+            next(pieces)
 
 
 def test_forged_object_is_never_read_at_any_offset(
