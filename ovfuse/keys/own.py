@@ -19,7 +19,7 @@ from ovfuse.keys.identities import IDENTITY_NAME, parse_identities
 from ovfuse.keys.places import user_directory
 from ovfuse.keys.trusted import add_trusted
 from ovfuse.quote import printable, quoted
-from ovfuse.sealed.signing import PublicKey, SigningKey
+from ovfuse.sealed.signing import SigningKey
 from ovfuse.sealed.wrapping import Identity
 
 __all__ = [
@@ -64,8 +64,6 @@ def own_signing_key() -> tuple[SigningKey, OwnFile]:
     path = _own_directory() / _SIGNING_KEY_NAME
     created = _create_missing(path, _write_signing_key)
     key = read_signing_key(path)
-    # Each time: an earlier run may have been killed between both steps.
-    add_trusted(PublicKey(key.public.raw, _comment()))
     return key, OwnFile(path, created)
 
 
@@ -98,9 +96,11 @@ def write_identity(path: Path) -> None:
 
 
 def _write_signing_key(path: Path) -> None:
+    """Last the key itself: whoever is killed before has made nothing of use."""
     key = SigningKey.generate(_comment())
-    create_private(path, key.to_openssh())
+    add_trusted(key.public)
     path.with_name(f"{path.name}.pub").write_text(f"{key.public.line}\n")
+    create_private(path, key.to_openssh())
 
 
 def _comment() -> str:

@@ -4,6 +4,7 @@ Used by `encrypt`. Decides name, model id, version and time from what is in the
 cipherdir; `sealer.py` then writes.
 """
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -14,6 +15,7 @@ from secrets import token_hex
 from ovfuse.errors import (
     CipherdirError,
     NoUsableKeyError,
+    OvfuseError,
     SourceError,
     UntrustedError,
     UsageError,
@@ -126,7 +128,7 @@ def _plan(request: SealingRequest, writer: CipherdirWriter) -> SealingPlan:
             format=1,
             model_id=token_hex(layout.ID_SIZE),
             seal_id=fresh_id,
-            sealed_at=now,
+            sealed_at=max(now, _time_before(writer) + 1),
             version=1,
         )
         return _make_plan(request, facts, name, None)
@@ -145,6 +147,18 @@ def _plan(request: SealingRequest, writer: CipherdirWriter) -> SealingPlan:
         payload_sha256=envelope.payload_sha256, seal_id=envelope.facts.seal_id
     )
     return _make_plan(request, facts, name, previous)
+
+
+def _time_before(writer: CipherdirWriter) -> int:
+    """Return when the model that is replaced was sealed; -1 if nobody can tell.
+
+    OpenVINO's compile cache knows a file by path, mtime and size only: a new model
+    in the same place must not have the time of the old one.
+    """
+    if writer.has_sealing:
+        with contextlib.suppress(OvfuseError), writer.current() as current:
+            return current.envelope.facts.sealed_at
+    return -1
 
 
 def _make_plan(

@@ -8,6 +8,7 @@ writer out.
 import contextlib
 import fcntl
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,9 +116,13 @@ class CipherdirWriter:
         """
         try:
             with self._seals() as seals_fd:
-                _remove_others(self._current_ids(), seals_fd)
+                before = self._current_ids()
+                _remove_others(before | _complete(seals_fd), seals_fd)
                 manifest = _write_sealing(plan, source, seals_fd, on_bytes)
                 self._switch(plan.facts.seal_id, seals_fd)
+                # Only now: until the switch, the sealing before is still needed.
+                with contextlib.suppress(OSError):  # the next run tries again
+                    _remove_others(before | {plan.facts.seal_id}, seals_fd)
                 return manifest
         except OSError as error:
             reason = error.strerror or "input/output error"
@@ -161,7 +166,8 @@ class CipherdirWriter:
             )
         except BaseException:
             with contextlib.suppress(OSError, CipherdirError):
-                _remove_others(self._current_ids(), seals_fd)
+                unused = {_NEW_POINTER, seal_id} - self._current_ids()
+                _remove_others(set(os.listdir(seals_fd)) - unused, seals_fd)
             raise
         os.fsync(self._model.fd)
 
@@ -209,6 +215,22 @@ def _listdir(name: str, parent_fd: int) -> list[str]:
 
 def _is_ours(name: str) -> bool:
     return name == _NEW_POINTER or layout.is_id(name)
+
+
+def _complete(seals_fd: int) -> set[str]:
+    """Return the sealings that were not interrupted: their keys are written last."""
+    return {name for name in os.listdir(seals_fd) if _has_keys(name, seals_fd)}
+
+
+def _has_keys(name: str, seals_fd: int) -> bool:
+    if not layout.is_id(name):
+        return False
+    with contextlib.suppress(OSError):
+        path = f"{name}/{layout.KEYS_NAME}"
+        return stat.S_ISDIR(
+            os.stat(path, dir_fd=seals_fd, follow_symlinks=False).st_mode
+        )
+    return False
 
 
 def _remove_others(keep: set[str], seals_fd: int) -> None:

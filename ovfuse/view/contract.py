@@ -29,7 +29,10 @@ class Node(Protocol):
 
     @property
     def mtime_ns(self) -> int:
-        """The sealing time, in nanoseconds since the epoch."""
+        """The sealing time, in nanoseconds since the epoch.
+
+        In a tree, what is shown before a model is unlocked has its own mtime.
+        """
 
     @property
     def subdirectories(self) -> int:
@@ -109,4 +112,4 @@ class View(Protocol):
         """Return one entry per sealed model."""
 
     def close(self) -> None:
-        """Wipe the keys and close what is open."""
+        """Wipe the keys; handles that are open go on until they are closed."""

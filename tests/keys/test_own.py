@@ -90,12 +90,24 @@ def test_signing_key_is_made_once_and_trusted(configuration: Path) -> None:
     assert public.comment == f"{getpass.getuser()}@{socket.gethostname()}"
 
 
-def test_signing_key_is_trusted_after_an_interruption() -> None:
+def test_own_key_stays_untrusted_once_it_is_removed() -> None:
     key, _ = own_signing_key()
     remove_trusted(key.public.fingerprint)
     own_signing_key()
 
-    assert trusted_keys() == {key.public}
+    assert trusted_keys() == frozenset()
+
+
+def test_signing_key_is_trusted_before_it_can_be_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt(path: Path, data: bytes) -> None:
+        assert len(trusted_keys()) == 1
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ovfuse.keys.own.create_private", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        own_signing_key()
 
 
 def test_comment_without_an_account(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -701,6 +701,31 @@ def test_empty_directory_that_was_there_stays(
     assert snapshot(cipherdir) == {}
 
 
+def test_both_sealings_survive_one_that_fails(
+    request_: SealingRequest, cipherdir: Path, model: Path
+) -> None:
+    seal_quietly(request_)
+    seal_quietly(request_)
+    os.utime(model / "model.bin", (1, 1))
+    before = snapshot(cipherdir)
+    with pytest.raises(SourceError):
+        seal_while(request_, lambda: append(model / "model.bin"))
+
+    assert snapshot(cipherdir) == before
+    assert len(list((cipherdir / "seals").iterdir())) == 2
+
+
+def test_new_model_is_never_older_than_the_one_it_replaces(
+    request_: SealingRequest,
+) -> None:
+    """OpenVINO's compile cache would take it for the same file."""
+    first = seal_quietly(request_)
+    second = seal_quietly(replace(request_, new_model=True))
+
+    assert second.facts.model_id != first.facts.model_id
+    assert second.facts.sealed_at > first.facts.sealed_at
+
+
 def test_file_that_ends_early_is_an_error(
     request_: SealingRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
