@@ -35,6 +35,7 @@ pytestmark = [pytest.mark.fuse, pytest.mark.openvino]
 
 DUMPS_DISABLED = "prctl(PR_SET_DUMPABLE, SUID_DUMP_DISABLE) = 0"
 
+LARGEST_ELSEWHERE = 32 << 20  # ten times what there is to be found
 INFERENCES = ((IR, "openvino"), (ONNX, "openvino"), (ONNX, "onnxruntime"))
 
 LEAKING = {
@@ -111,7 +112,7 @@ def private(disk: Path, plain: Path) -> Path:
 def windows(private: Path, plain: Path) -> PlaintextWindows:
     """All that must not be found."""
     windows = PlaintextWindows(private, plain)
-    assert windows.count > private.stat().st_size
+    assert windows.count > (private / f"{ONNX}.data").stat().st_size
     return windows
 
 
@@ -128,59 +129,86 @@ def untraced(disk: Path, private: Path, engine: str) -> Iterator[Mount]:
 
 @dataclass(frozen=True, kw_only=True)
 class Watch:
-    """From its making on, what programs leave on the disk."""
+    """From its making on, what programs leave on the disk.
 
+    Attributes:
+        home: their home, working and temporary directory.
+        trace: what they write.
+        since_ns: the time of its making, in nanoseconds since the epoch.
+    """
+
+    home: Home
     trace: Trace
     since_ns: int
 
     @classmethod
     def start(cls, directory: Path) -> "Watch":
-        """Begin; `directory` becomes the programs' home and working directory."""
+        """Begin; the directory is made."""
         if find_strace() is None:
             pytest.skip("no strace on this machine")
         if os.geteuid() != 0:
             pytest.skip("only root can trace a process that refuses it")
         directory.mkdir()
         trace = Trace(directory / "trace")
-        return cls(trace=trace, since_ns=trace.directory.stat().st_ctime_ns)
+        program = (*trace.prefix, *OVFUSE)
+        extra = {"TMPDIR": os.fspath(directory)}
+        home = Home(directory=directory, program=program, extra=extra)
+        since_ns = trace.directory.stat().st_ctime_ns
+        return cls(home=home, trace=trace, since_ns=since_ns)
 
-    def changed(self) -> Iterator[Path]:
-        """Yield every file that changed since, wherever programs put things."""
-        areas = [Path.home(), Path.cwd(), Path(tempfile.gettempdir())]
-        areas += [Path("/tmp"), Path("/var/tmp"), Path("/dev/shm")]
+    def run(self, *command: str | os.PathLike[str]) -> str:
+        """Run a program that is no part of ovfuse; return what it printed."""
+        done = run_as(self.home, *self.trace.prefix, *command)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def changed(self) -> set[Path]:
+        """Return the files in the programs' home that changed since."""
         # The traces are in hex: nothing is to be found in them.
-        return changed_files(areas, self.since_ns, but=self.trace.directory)
+        skipped = [self.trace.directory]
+        return set(changed_files(self.home.directory, self.since_ns, but=skipped))
+
+    def changed_elsewhere(self) -> Iterator[Path]:
+        """Yield the others that changed, wherever a program could have thought of."""
+        areas = {Path.home(), Path.cwd(), Path(tempfile.gettempdir())}
+        areas |= {Path("/tmp"), Path("/var/tmp"), Path("/dev/shm")}
+        skipped = [self.home.directory, *areas]
+        for area in areas:
+            # Whoever else works on this machine may write much more than we do.
+            yield from changed_files(
+                area, self.since_ns, but=skipped, largest=LARGEST_ELSEWHERE
+            )
 
 
 def test_nothing_of_a_model_reaches_the_disk(
     disk: Path, private: Path, windows: PlaintextWindows, engine: str
 ) -> None:
-    directory = disk / f"traced-{engine}"
-    watch = Watch.start(directory)
-    home = Home(directory=directory, program=(*watch.trace.prefix, *OVFUSE))
+    watch = Watch.start(disk / f"traced-{engine}")
+    home, directory = watch.home, watch.home.directory
     sealed, mountpoint, log = (directory / name for name in ("sealed", "mnt", "log"))
     succeed(home, "encrypt", private, sealed)
     options = ("-o", f"log={log}")
     with mounted(
         home, sealed, mountpoint, *options, engine=engine, foreground=True
     ) as mount:
+        daemon = mount.pid
         for model, runtime in INFERENCES:
             command = (sys.executable, infer.__file__, mountpoint / model)
-            arguments = ("--runtime", runtime, "--out", "outputs.npz")
-            done = run_as(home, *watch.trace.prefix, *command, *arguments)
-            assert (done.returncode, len(done.stdout)) == (0, 65), done.stderr
+            said = watch.run(*command, "--runtime", runtime, "--out", "outputs.npz")
+            assert len(said) == 65
 
     assert watch.trace.leaks(windows) == []
-    changed = set(watch.changed())
+    changed = watch.changed()
     assert {path for path in sealed.rglob("*") if path.is_file()} < changed
     assert {log, directory / "outputs.npz"} < changed
     assert windows.search(changed) == []
+    assert windows.search(watch.changed_elsewhere()) == []
     # The trace has seen what it should: objects, outputs, and what went to the kernel.
     written = watch.trace.written()
     assert {str(path) for path in sealed.rglob("objects/*")} < written.keys()
     assert {str(directory / "outputs.npz"), str(log)} < written.keys()
     assert windows.found_in(written["/dev/fuse"])
-    assert watch.trace.has(mount.pid, DUMPS_DISABLED)
+    assert watch.trace.has(daemon, DUMPS_DISABLED)
 
 
 @pytest.mark.parametrize("leak", LEAKING)
@@ -192,14 +220,11 @@ def test_leak_is_noticed(
     leak: str,
 ) -> None:
     watch = Watch.start(disk / f"{leak}-{engine}")
-    target = disk / f"{leak}-{engine}" / "target"
-    target.mkdir()
+    target = watch.home.make_directory(watch.home.directory / "target")
     source = untraced.mountpoint / (IR if leak == "cache_dir" else f"{ONNX}.data")
     program = f"import os, sys\nsource, target = sys.argv[1:]\n{LEAKING[leak]}"
-    command = (sys.executable, "-c", program, source, target)
-    done = run_as(untraced.home, *watch.trace.prefix, *command)
+    watch.run(sys.executable, "-c", program, source, target)
 
-    assert done.returncode == 0, done.stderr
     assert watch.trace.leaks(windows) != []
     found = [leak.path for leak in windows.search(watch.changed())]
     assert all(path.parent == target for path in found)

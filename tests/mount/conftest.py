@@ -101,10 +101,16 @@ def library(shared: Path, publisher: Home) -> Sealed:
 def library_mount(
     shared: Path, publisher: Home, library: Sealed, engine: str
 ) -> Iterator[Mount]:
-    """The library, mounted once for all who only read."""
-    mountpoint = shared / f"library-{engine}"
-    with mounted(publisher, library.cipherdir, mountpoint, engine=engine) as mount:
+    """The library, mounted once for all who only read; nothing may go wrong in it."""
+    mountpoint, log = shared / f"library-{engine}", shared / f"{engine}.log"
+    options = ("-o", f"log={log}")
+    with mounted(
+        publisher, library.cipherdir, mountpoint, *options, engine=engine
+    ) as mount:
         yield mount
+    lines = log.read_text().splitlines()
+    assert [line for line in lines if " INFO " not in line] == []
+    assert len(lines) == 2
 
 
 @pytest.fixture

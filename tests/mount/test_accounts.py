@@ -98,7 +98,7 @@ def test_paths_may_be_relative_and_mountpoints_links(
     assert not is_mounted(place / "mnt")
 
 
-@pytest.mark.parametrize("name", ["new\nline", "two words", "\x1b[31m", "a,b\\c", "é"])
+@pytest.mark.parametrize("name", ["a new\nline é", "\x1b[31m", "a,b\\c"])
 def test_mountpoint_and_cipherdir_may_have_any_name(
     publisher: Home, small: Sealed, scratch: Path, engine: str, name: str
 ) -> None:

@@ -323,6 +323,7 @@ def mounted(
         mount = Mount(home=home, mountpoint=mountpoint)
         yield mount
         if not mount.ended:
+            assert daemons_of(mountpoint), "the daemon died"
             assert succeed(home, "unmount", mountpoint) == ""
             wait_until(lambda: not daemons_of(mountpoint))
         if process is not None:

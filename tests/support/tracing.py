@@ -7,6 +7,7 @@ place, a call whose data cannot be seen, such as sendfile, counts as a leak.
 
 import os
 import re
+import select
 import shutil
 import stat
 from collections import defaultdict
@@ -14,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from tests.support.leaks import PlaintextWindows
 from tests.support.waiting import wait_until
@@ -41,7 +43,6 @@ _NOWHERE = re.compile(
     rb"/dev/(fuse|null)|/memfd:.*|pipe:\[\d+\]|anon_inode:.*", re.DOTALL
 )
 _MEMORY_FILESYSTEMS = {"tmpfs", "ramfs", "devtmpfs"}
-_OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
 def find_strace() -> str | None:
@@ -193,52 +194,71 @@ def _is_complete(path: Path) -> bool:
         return file.read().rpartition(b"\n+++ ")[2].endswith(b" +++\n")
 
 
-def changed_files(areas: Iterable[Path], since_ns: int, *, but: Path) -> Iterator[Path]:
-    """Yield the files below some directories that changed since a moment.
+def changed_files(
+    area: Path, since_ns: int, *, but: Iterable[Path], largest: int | None = None
+) -> Iterator[Path]:
+    """Yield the files below a directory that changed since a moment.
 
-    What is mounted below them is left out, as is `but`.
+    Args:
+        area: the directory.
+        since_ns: the moment, in nanoseconds since the epoch.
+        but: what is left out, with all below it; and so is what is mounted there.
+        largest: larger ones are left out, if given.
     """
-    skipped = {*_mountpoints(), os.fspath(but)}
-    roots = {os.path.realpath(area) for area in areas if area.is_dir()}
-    for root in roots:
-        inside_another = any(root.startswith(f"{other}/") for other in roots)
-        if not inside_another:
-            yield from _changed_below(root, since_ns, skipped)
-
-
-def _changed_below(root: str, since_ns: int, skipped: set[str]) -> Iterator[Path]:
-    waiting = [root]
-    while waiting:
-        with suppress(FileNotFoundError), os.scandir(waiting.pop()) as entries:
-            for entry in entries:
-                if entry.path in skipped:
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(entry.path)
-                    continue
-                with suppress(FileNotFoundError):
-                    status = entry.stat(follow_symlinks=False)
-                    if stat.S_ISREG(status.st_mode) and status.st_ctime_ns >= since_ns:
+    skipped = set(map(os.fspath, but))
+    waiting = [os.path.realpath(area)]
+    with _MountList() as mounts:
+        while waiting:
+            # Others remove, close and mount what is theirs meanwhile.
+            with suppress(OSError), os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    if entry.path in skipped:
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        if entry.path not in mounts:
+                            waiting.append(entry.path)
+                    elif _is_changed(entry, since_ns, largest):
                         yield Path(entry.path)
+
+
+def _is_changed(entry: os.DirEntry[str], since_ns: int, largest: int | None) -> bool:
+    try:
+        status = entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    if largest is not None and status.st_size > largest:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_ctime_ns >= since_ns
+
+
+class _MountList:
+    """The kernel's list as it is now; asking a mount itself may hang if it is dead."""
+
+    def __enter__(self) -> Self:
+        self._file = Path("/proc/self/mountinfo").open("rb", buffering=0)
+        self._lines = self._file.read()
+        self._changes = select.poll()
+        self._changes.register(self._file, select.POLLPRI)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def __contains__(self, path: str) -> bool:
+        if self._changes.poll(0):
+            self._file.seek(0)
+            self._lines = self._file.read()
+        return b" %b " % os.fsencode(path) in self._lines
 
 
 def is_on_disk(path: Path) -> bool:
     """Say whether a directory's filesystem keeps its files elsewhere than in memory."""
     device = path.stat().st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}".encode()
+    lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
     types = {
         line.partition(b" - ")[2].split()[0].decode()
-        for line in _mountinfo()
+        for line in lines
         if line.split()[2] == wanted
     }
     return not types & _MEMORY_FILESYSTEMS
-
-
-def _mountpoints() -> Iterator[str]:
-    for line in _mountinfo():
-        escaped = line.split()[4]
-        yield os.fsdecode(_OCTAL.sub(lambda code: bytes([int(code[1], 8)]), escaped))
-
-
-def _mountinfo() -> list[bytes]:
-    return Path("/proc/self/mountinfo").read_bytes().splitlines()
