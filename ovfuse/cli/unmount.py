@@ -1,5 +1,6 @@
 """`ovfuse unmount`: take a mount down and wait for its daemon."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -23,4 +24,6 @@ def unmount(
     """
     from ovfuse.serve.unmount import unmount as unmount_and_wait
 
+    mountpoint = mountpoint.absolute()
+    os.chdir("/")  # from inside, this process itself would keep it busy
     unmount_and_wait(mountpoint, lazy=lazy)
