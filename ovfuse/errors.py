@@ -14,9 +14,11 @@ Used by all layers; defined here and only here. The numbers are an ABI
     ├── TermsError             16  outside the publisher's terms
     ├── KeyFileError           17  an identity or key file that must not be used
     ├── SourceError            18  MODEL_DIR cannot be sealed as it is
+    ├── RollbackError          19  older than what was seen here before
     ├── MountpointError        20  the mountpoint is unsuitable
     ├── MountFailedError       21  FUSE refused
     ├── NotMountedError        22  no ovfuse mount there
+    ├── OutputError            23  plaintext cannot be written where it should go
     └── ViewError               -  of the served tree; becomes an errno
         ├── NotFoundError, NotADirectoryNodeError, IsADirectoryNodeError
         └── SupersededError
@@ -38,7 +40,9 @@ __all__ = [
     "NotADirectoryNodeError",
     "NotFoundError",
     "NotMountedError",
+    "OutputError",
     "OvfuseError",
+    "RollbackError",
     "SourceError",
     "SupersededError",
     "TermsError",
@@ -125,6 +129,12 @@ class SourceError(OvfuseError):
     exit_code = 18
 
 
+class RollbackError(OvfuseError):
+    """An older sealing, or another model, than was seen in this place before."""
+
+    exit_code = 19
+
+
 class MountpointError(OvfuseError):
     """The mountpoint is missing, not empty, in use, stale or in the cipherdir."""
 
@@ -141,6 +151,12 @@ class NotMountedError(OvfuseError):
     """No ovfuse mount is there."""
 
     exit_code = 22
+
+
+class OutputError(OvfuseError):
+    """`decrypt` cannot write where it was told to."""
+
+    exit_code = 23
 
 
 class ViewError(OvfuseError):

@@ -11,10 +11,14 @@ from typer.exceptions import TyperException
 
 from ovfuse import __version__
 from ovfuse.cli import (
+    decrypt,
+    doctor,
     encrypt,
     inspect,
     keygen,
     mount,
+    prune,
+    recipients,
     status,
     terminal,
     trust,
@@ -64,14 +68,19 @@ for _name, _command in (
     ("status", status.status),
     ("verify", verify.verify),
     ("inspect", inspect.inspect),
+    ("decrypt", decrypt.decrypt),
+    ("prune", prune.prune),
+    ("doctor", doctor.doctor),
 ):
     app.command(_name)(_command)
 app.add_typer(trust.app, name="trust")
+app.add_typer(recipients.app, name="recipients")
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
     terminal.prepare_streams()
+    terminal.log_to_stderr(True)
     harden_process()  # whatever it does, it may come to hold keys or plaintext
     code = _run(sys.argv[1:])
     sys.exit(code if terminal.finish() else code or 1)

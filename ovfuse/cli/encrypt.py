@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,21 +15,25 @@ from ovfuse.cli.parameters import (
     NewModel,
     NotAfter,
     NotBefore,
+    Passphrase,
     Recipients,
     RecipientsFiles,
     SignKey,
     TargetCipherdir,
 )
-from ovfuse.errors import KeyFileError, SourceError, UsageError
+from ovfuse.cli.passphrase import ask_new_passphrase
+from ovfuse.errors import KeyFileError, OvfuseError, SourceError, UsageError
+from ovfuse.keys.history import History
 from ovfuse.keys.identities import find_identities
 from ovfuse.keys.own import OwnFile, own_identities, own_signing_key, read_signing_key
 from ovfuse.keys.recipients import own_recipients, parse_recipients
 from ovfuse.keys.trusted import trusted_keys
 from ovfuse.quote import quoted
 from ovfuse.sealed.manifest import Manifest, Terms
+from ovfuse.sealed.opening import SealedModel
 from ovfuse.sealed.publish import SealingRequest, seal
 from ovfuse.sealed.signing import SigningKey
-from ovfuse.sealed.wrapping import Identity, Recipient
+from ovfuse.sealed.wrapping import Identity
 
 __all__ = ["encrypt"]
 
@@ -41,6 +45,7 @@ def encrypt(
     cipherdir: TargetCipherdir,
     recipient: Recipients = None,
     recipients_file: RecipientsFiles = None,
+    passphrase: Passphrase = False,
     sign_key: SignKey = None,
     name: ModelName = None,
     new_model: NewModel = False,
@@ -53,13 +58,16 @@ def encrypt(
         raise SourceError(f"there is no model directory {quoted(model_dir)}")
     terms = _terms(not_before, not_after, machine or [])
     recipients = parse_recipients(recipient or [], recipients_file or [])
-    identities, identity_file = _identities(own_wanted=not recipients)
+    own_wanted = not recipients and not passphrase
+    new_passphrase = ask_new_passphrase() if passphrase else None
+    identities, identity_file = _identities(own_wanted=own_wanted)
     signing_key, signing_file = _signing_key(sign_key)
     tell_created(identity_file, signing_file)
     request = SealingRequest(
         model_directory=model_dir,
         cipherdir=cipherdir,
-        recipients=recipients or own_recipients(identities),
+        recipients=own_recipients(identities) if own_wanted else recipients,
+        passphrase=new_passphrase,
         signing_key=signing_key,
         trusted=trusted_keys() | {signing_key.public},
         identities=identities,
@@ -69,7 +77,8 @@ def encrypt(
     )
     with terminal.progress("sealing") as (on_total, on_bytes):
         manifest = seal(request, on_total=on_total, on_bytes=on_bytes)
-    _report(manifest, cipherdir, request.recipients, signing_key)
+    _remember(manifest, request)
+    _report(manifest, request)
 
 
 def _identities(*, own_wanted: bool) -> tuple[list[Identity], OwnFile]:
@@ -92,8 +101,8 @@ def _terms(not_before: str | None, not_after: str | None, machines: list[str]) -
     for machine in machines:
         if len(machine) != _MACHINE_DIGITS or set(machine) - set("0123456789abcdef"):
             raise UsageError(
-                f"{quoted(machine)} is not a machine as docs/cli.md says",
-                hint="64 hexadecimal digits, not /etc/machine-id itself",
+                f"{quoted(machine)} is not the ID of a machine",
+                hint="64 hexadecimal digits, as `ovfuse doctor` prints them there",
             )
     start, end = _seconds(not_before), _seconds(not_after)
     if end is not None and end <= time.time():
@@ -121,25 +130,36 @@ def _seconds(text: str | None) -> int | None:
     return seconds
 
 
-def _report(
-    manifest: Manifest,
-    cipherdir: Path,
-    recipients: Sequence[Recipient],
-    signing_key: SigningKey,
-) -> None:
+def _remember(manifest: Manifest, request: SealingRequest) -> None:
+    """What was sealed here is what is newest here: nobody has to be told."""
+    with (
+        suppress(OvfuseError),
+        SealedModel.open(request.cipherdir) as model,
+        model.current() as current,
+    ):
+        envelope = current.envelope
+        ours = request.signing_key.public in envelope.signers
+        if ours and envelope.facts == manifest.facts:
+            real = Path(os.path.realpath(request.cipherdir))
+            History().record_own(real, envelope)
+
+
+def _report(manifest: Manifest, request: SealingRequest) -> None:
     size = terminal.size_text(sum(entry.size for entry in manifest.files))
     facts = manifest.facts
     terminal.say(
         f"sealed {quoted(manifest.name)} version {facts.version} into "
-        f"{quoted(cipherdir)}: {len(manifest.files)} files, {size}"
+        f"{quoted(request.cipherdir)}: {len(manifest.files)} files, {size}"
     )
     terminal.say(f"model id: {facts.model_id}")
-    for recipient in recipients:
+    for recipient in request.recipients:
         terminal.say(f"for: {recipient.canonical}")
-    terminal.say(f"signed by: {signing_key.public.fingerprint}")
+    if request.passphrase is not None:
+        terminal.say("for: whoever knows the passphrase")
+    terminal.say(f"signed by: {request.signing_key.public.fingerprint}")
     if facts.version > 1:
         terminal.note("the version before it is kept until the next one")
-    if not f"{os.path.abspath(cipherdir)}".endswith(f"/{manifest.name}"):  # noqa: PTH100 - resolve() would follow links
+    if not f"{os.path.abspath(request.cipherdir)}".endswith(f"/{manifest.name}"):  # noqa: PTH100 - resolve() would follow links
         terminal.note(
             f"in a tree of models, its place must end with {quoted(manifest.name)}"
         )

@@ -22,6 +22,11 @@ class _Signature(msgspec.Struct):
     trusted: bool
 
 
+class _KeyFile(msgspec.Struct):
+    file: str
+    types: list[str]
+
+
 class _Report(msgspec.Struct):
     path: str
     error: str = ""
@@ -31,7 +36,7 @@ class _Report(msgspec.Struct):
     version: int = 0
     sealed_at: int = 0
     signatures: list[_Signature] = []
-    key_files: list[list[str]] = []
+    key_files: list[_KeyFile] = []
     verified: bool = False
 
 
@@ -79,7 +84,9 @@ def _inspect(cipherdir_fd: int, place: str, trusted: frozenset[PublicKey]) -> _R
                 _Signature(key.fingerprint, key in trusted)
                 for key in locked.envelope.signers
             ],
-            key_files=[stanza_types(data) for data in locked.key_files()],
+            key_files=[
+                _KeyFile(file, stanza_types(data)) for file, data in locked.key_files()
+            ],
         )
 
 
@@ -99,5 +106,5 @@ def _print_report(report: _Report, where: str) -> None:
         terminal.say(f"  signed by: {signature.fingerprint} ({trust})")
     if not report.signatures:
         terminal.say("  signed by: nobody")
-    kinds = ", ".join("+".join(kind) for kind in report.key_files)
+    kinds = ", ".join("+".join(one.types) for one in report.key_files)
     terminal.say(f"  key files: {len(report.key_files)} ({kinds})")

@@ -14,7 +14,8 @@ from ovfuse.cli.parameters import (
     Mountpoint,
     VerifyKeys,
 )
-from ovfuse.cli.terminal import warning
+from ovfuse.cli.passphrase import Prompt
+from ovfuse.cli.terminal import log_to_stderr, warning
 
 if TYPE_CHECKING:
     from ovfuse.serve.options import MountOptions as ParsedOptions
@@ -39,6 +40,7 @@ def mount(
     from ovfuse.serve.options import parse_options
 
     options = parse_options(option or [])
+    log_to_stderr(False)
     run_mount(
         cipherdir=cipherdir,
         mountpoint=mountpoint,
@@ -60,10 +62,16 @@ def _view_opener(
         from ovfuse.keys import Unlocker
         from ovfuse.view import open_view
 
+        prompt = Prompt()
         unlocker = Unlocker.find(
-            identities, verify_keys, allow_untrusted=options.allow_untrusted
+            identities,
+            verify_keys,
+            allow_untrusted=options.allow_untrusted,
+            allow_rollback=options.allow_rollback,
+            ask=prompt,
         )
         view = open_view(cipherdir, unlocker, strict=options.strict, name=options.model)
+        prompt.close()  # what is unlocked from now on must open by itself
         _warn_of_same_disk(unlocker.found.files, cipherdir)
         return view
 

@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 
 __all__ = [
+    "AllowRollback",
+    "AllowUntrusted",
     "Cipherdir",
     "Foreground",
     "Identities",
@@ -22,9 +24,12 @@ __all__ = [
     "NewModel",
     "NotAfter",
     "NotBefore",
+    "OutputDirectory",
+    "Passphrase",
     "Recipients",
     "RecipientsFiles",
     "SignKey",
+    "SingleCipherdir",
     "TargetCipherdir",
     "VerifyKeys",
 ]
@@ -128,5 +133,26 @@ MountOptions = Annotated[
 ]
 Foreground = Annotated[
     bool, typer.Option("-f", "--foreground", help="Stay, and log to stderr.")
+]
+Passphrase = Annotated[
+    bool,
+    typer.Option("-p", "--passphrase", help="Also a passphrase, asked for."),
+]
+AllowUntrusted = Annotated[
+    bool, typer.Option("--allow-untrusted", help="Accept any signer, or none.")
+]
+AllowRollback = Annotated[
+    bool,
+    typer.Option("--allow-rollback", help="Accept an older version than was seen."),
+]
+OutputDirectory = Annotated[
+    Path,
+    typer.Argument(
+        metavar="OUT_DIR", help="A directory, empty or missing.", readable=False
+    ),
+]
+SingleCipherdir = Annotated[
+    Path,
+    typer.Argument(metavar="CIPHERDIR", help="One sealed model.", readable=False),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

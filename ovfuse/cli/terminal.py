@@ -7,6 +7,7 @@ control characters of a stranger's making.
 
 import io
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ __all__ = [
     "error",
     "finish",
     "hint",
+    "log_to_stderr",
     "note",
     "prepare_streams",
     "progress",
@@ -91,6 +93,27 @@ def error(text: str) -> None:
 def hint(text: str) -> None:
     """Tell what can be done about the error."""
     print(f"hint: {printable(text)}", file=sys.stderr)
+
+
+class _LogHandler(logging.Handler):
+    """Tells what the layers below log as notes and warnings."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tell = warning if record.levelno > logging.INFO else note
+        tell(record.getMessage())
+
+
+_handler = _LogHandler()
+
+
+def log_to_stderr(wanted: bool) -> None:
+    """Tell what is logged, or no more: a mount has a log of its own."""
+    logger = logging.getLogger("ovfuse")
+    logger.removeHandler(_handler)
+    logger.propagate = not wanted
+    if wanted:
+        logger.setLevel(logging.INFO)
+        logger.addHandler(_handler)
 
 
 def size_text(size: int) -> str:

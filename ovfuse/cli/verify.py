@@ -1,14 +1,22 @@
 """`ovfuse verify`: read and authenticate every byte, release nothing."""
 
-from typing import Annotated
+import os
+from pathlib import Path
 
 import msgspec
-import typer
 
 from ovfuse.cli import terminal
-from ovfuse.cli.parameters import Cipherdir, Identities, Json, VerifyKeys
+from ovfuse.cli.parameters import (
+    AllowRollback,
+    AllowUntrusted,
+    Cipherdir,
+    Identities,
+    Json,
+    VerifyKeys,
+)
+from ovfuse.cli.passphrase import Prompt
 from ovfuse.errors import CipherdirError, OvfuseError
-from ovfuse.keys import Unlocker
+from ovfuse.keys import Place, Unlocker
 from ovfuse.quote import quoted
 from ovfuse.sealed.opening import SealedModel
 from ovfuse.sealed.reader import ScratchPool
@@ -38,14 +46,17 @@ def verify(
     cipherdir: Cipherdir,
     identity: Identities = None,
     verify_key: VerifyKeys = None,
-    allow_untrusted: Annotated[
-        bool, typer.Option("--allow-untrusted", help="Accept any signer, or none.")
-    ] = False,
+    allow_untrusted: AllowUntrusted = False,
+    allow_rollback: AllowRollback = False,
     as_json: Json = False,
 ) -> None:
     """Verify every byte of a sealed model, or of a tree of them."""
     unlocker = Unlocker.find(
-        identity or [], verify_key or [], allow_untrusted=allow_untrusted
+        identity or [],
+        verify_key or [],
+        allow_untrusted=allow_untrusted,
+        allow_rollback=allow_rollback,
+        ask=Prompt(),
     )
     failures: list[OvfuseError] = []
     reports = []
@@ -53,11 +64,13 @@ def verify(
         models = find_models(directory.fd)
         if not models:
             raise CipherdirError(f"no sealed model in {quoted(cipherdir)}")
-        for place, _ in models:
+        real = Path(os.path.realpath(cipherdir))
+        for path, _ in models:
+            place = Place(real, path)
             report = _verify_model(directory.fd, place, unlocker, failures)
             reports.append(report)
             if not as_json:
-                _print_report(report, quoted(place or cipherdir))
+                _print_report(report, quoted(path or cipherdir))
     if as_json:
         terminal.say_json({"models": msgspec.to_builtins(reports)})
     if failures:
@@ -66,17 +79,19 @@ def verify(
 
 
 def _verify_model(
-    cipherdir_fd: int, place: str, unlocker: Unlocker, failures: list[OvfuseError]
+    cipherdir_fd: int, place: Place, unlocker: Unlocker, failures: list[OvfuseError]
 ) -> _ModelReport:
-    report = _ModelReport(place)
+    report = _ModelReport(place.path)
     try:
-        with SealedModel.at(cipherdir_fd, place) as model:
-            unlocked = unlocker.unlock(model, ScratchPool(), place=place or None)
+        with SealedModel.at(cipherdir_fd, place.path) as model:
+            unlocked = unlocker.unlock(model, ScratchPool(), place=place)
             manifest = unlocked.sealing.manifest
             report.name, report.version = manifest.name, manifest.facts.version
-            report.finding = model.previous_finding(manifest) or ""
-            report.files = _verify_files(unlocked.sealing, failures)
-            unlocked.sealing.close()
+            try:
+                report.finding = model.previous_finding(manifest) or ""
+                report.files = _verify_files(unlocked.sealing, failures)
+            finally:
+                unlocked.sealing.close()
     except OvfuseError as error:
         report.error = error.message
         failures.append(error)

@@ -4,6 +4,7 @@
 in, an unlocked sealing or a clear error comes out.
 """
 
+from ovfuse.keys.history import Place
 from ovfuse.keys.unlocker import Unlocker
 
-__all__ = ["Unlocker"]
+__all__ = ["Place", "Unlocker"]

@@ -3,8 +3,11 @@
 A file with a secret that others can read or replace is refused, not warned about.
 """
 
+import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
 from typing import Final
@@ -85,17 +88,40 @@ def create_private(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     path.parent.mkdir(
         parents=True, exist_ok=True, mode=0o755 if mode & 0o044 else 0o700
     )
-    # Nobody can have placed a file or a link of that name beforehand.
-    temporary = path.with_name(f".{path.name}.{token_hex(8)}")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            os.fchmod(file.fileno(), mode)
+    with _open_new(path) as (fd, name):
+        os.fchmod(fd, mode)
+        with os.fdopen(fd, "wb", closefd=False) as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(temporary, path)  # unlike rename, refuses to replace
-    except FileExistsError:
-        raise KeyFileError(f"{quoted(path)} exists and is not replaced") from None
+        os.fsync(fd)
+        try:
+            # Unlike rename, it refuses to replace. The descriptor makes it follow
+            # the link that a name in /proc is.
+            os.link(name, path, src_dir_fd=fd, follow_symlinks=True)
+        except FileExistsError:
+            raise KeyFileError(f"{quoted(path)} exists and is not replaced") from None
+
+
+@contextmanager
+def _open_new(path: Path) -> Iterator[tuple[int, str | Path]]:
+    """Open a new file for what is to be at `path`, and give a name to link it by.
+
+    It has no name of its own yet, so that nothing is left of it by whoever is killed;
+    a random one where the filesystem has no such files.
+    """
+    temporary = None
+    try:
+        fd = os.open(path.parent, os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+        name: str | Path = f"/proc/self/fd/{fd}"
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):
+            raise
+        # Nobody can have placed a file or a link of that name beforehand.
+        name = temporary = path.with_name(f".{path.name}.{token_hex(8)}").absolute()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        fd = os.open(temporary, flags, 0o600)
+    try:
+        yield fd, name
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(fd)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)

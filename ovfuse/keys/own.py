@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +20,7 @@ from ovfuse.keys.identities import IDENTITY_NAME, parse_identities
 from ovfuse.keys.places import user_directory
 from ovfuse.keys.trusted import add_trusted
 from ovfuse.quote import printable, quoted
-from ovfuse.sealed.signing import SigningKey
+from ovfuse.sealed.signing import PublicKey, SigningKey
 from ovfuse.sealed.wrapping import Identity
 
 __all__ = [
@@ -64,6 +65,8 @@ def own_signing_key() -> tuple[SigningKey, OwnFile]:
     path = _own_directory() / _SIGNING_KEY_NAME
     created = _create_missing(path, _write_signing_key)
     key = read_signing_key(path)
+    public = PublicKey(key.public.raw, _comment())
+    _create_missing(path.with_name(f"{path.name}.pub"), partial(_write_public, public))
     return key, OwnFile(path, created)
 
 
@@ -99,8 +102,11 @@ def _write_signing_key(path: Path) -> None:
     """Last the key itself: whoever is killed before has made nothing of use."""
     key = SigningKey.generate(_comment())
     add_trusted(key.public)
-    path.with_name(f"{path.name}.pub").write_text(f"{key.public.line}\n")
     create_private(path, key.to_openssh())
+
+
+def _write_public(key: PublicKey, path: Path) -> None:
+    create_private(path, f"{key.line}\n".encode(), mode=0o644)
 
 
 def _comment() -> str:

@@ -5,23 +5,28 @@ threads. The order of the checks is that of docs/format.md, Reading.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from ovfuse.errors import NoUsableKeyError, UntrustedError
+from ovfuse.keys.history import History, Place
 from ovfuse.keys.identities import FoundIdentities, find_identities
 from ovfuse.keys.trusted import trusted_keys
 from ovfuse.quote import quoted
 from ovfuse.sealed.envelope import Envelope
-from ovfuse.sealed.opening import SealedModel
+from ovfuse.sealed.manifest import Terms
+from ovfuse.sealed.opening import LockedSealing, SealedModel
 from ovfuse.sealed.reader import ScratchPool
 from ovfuse.sealed.sealing import Sealing
 from ovfuse.sealed.signing import PublicKey, is_trusted
 from ovfuse.sealed.terms import check_machine, check_period, machine_digest
 
-__all__ = ["Unlocked", "Unlocker"]
+__all__ = ["AskPassphrase", "Unlocked", "Unlocker"]
+
+AskPassphrase = Callable[[str], str | None]
+"""Asks for the passphrase of the model that it is told; None: nobody to ask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,9 @@ class Unlocker:
 
     found: FoundIdentities
     trusted: frozenset[PublicKey]
+    history: History
     allow_untrusted: bool = False
+    ask: AskPassphrase | None = None
 
     @classmethod
     def find(
@@ -50,8 +57,17 @@ class Unlocker:
         verify_keys: Sequence[Path] = (),
         *,
         allow_untrusted: bool = False,
+        allow_rollback: bool = False,
+        ask: AskPassphrase | None = None,
     ) -> Self:
         """Look for identities and trusted keys in the usual places.
+
+        Args:
+            identities: files; with them, no other place is looked at.
+            verify_keys: files with public keys that are trusted too.
+            allow_untrusted: accept any signer, or none.
+            allow_rollback: accept an older sealing than was seen.
+            ask: asks for a passphrase; its argument names the model.
 
         Raises:
             KeyFileError: a file among them must not be used.
@@ -59,7 +75,9 @@ class Unlocker:
         return cls(
             found=find_identities(identities),
             trusted=trusted_keys(verify_keys),
+            history=History(allow_rollback=allow_rollback),
             allow_untrusted=allow_untrusted,
+            ask=ask,
         )
 
     def unlock(
@@ -67,37 +85,46 @@ class Unlocker:
         model: SealedModel,
         pool: ScratchPool,
         *,
-        place: str | None = None,
+        place: Place,
         name: str | None = None,
+        check_terms: bool = True,
     ) -> Unlocked:
         """Open the current sealing of a model.
 
         Args:
             model: its directory.
             pool: for the readers of its files.
-            place: in a tree, the path below the cipherdir; must end with the name.
+            place: where it is; in a tree, its path must end with the signed name.
             name: the name that the user demands.
+            check_terms: False if nothing of the model is used.
 
         Raises:
             UntrustedError: no trusted signer, or another name.
+            RollbackError: a newer one was seen in this place.
             NoUsableKeyError, TermsError: not for us, or not here and now.
             DamagedError, NewerFormatError, CipherdirError: it is not whole.
         """
         with model.current() as locked:
             envelope = locked.envelope
             self._check_trust(envelope)
-            try:
-                sealing = locked.unlock(self.found.identities, pool)
-            except NoUsableKeyError:
-                raise self._no_usable_key() from None
+            self.history.check(place, envelope)
+            sealing = self._open(locked, pool, place)
         try:
-            _check_name(sealing.manifest.name, place, name)
-            check_period(sealing.manifest.terms, time.time())
-            check_machine(sealing.manifest.terms, machine_digest())
+            _check_name(sealing.manifest.name, place.path, name)
+            if check_terms:
+                _check_terms(sealing.manifest.terms)
+            self.history.record(place, envelope)
         except BaseException:
             sealing.close()
             raise
         return Unlocked(sealing, envelope)
+
+    def _open(self, locked: LockedSealing, pool: ScratchPool, place: Place) -> Sealing:
+        question = _Question(self.ask, place)
+        try:
+            return locked.unlock(self.found.identities, pool, question)
+        except NoUsableKeyError:
+            raise self._no_usable_key(question.outcome) from None
 
     def _check_trust(self, envelope: Envelope) -> None:
         if self.allow_untrusted or is_trusted(envelope.signers, self.trusted):
@@ -111,8 +138,13 @@ class Unlocker:
             "(for services: trust add --system)",
         )
 
-    def _no_usable_key(self) -> NoUsableKeyError:
+    def _no_usable_key(self, about_passphrase: str) -> NoUsableKeyError:
         places = ", ".join(self.found.places) or "nowhere"
+        if about_passphrase:
+            return NoUsableKeyError(
+                f"no identity opens it, and {about_passphrase}; looked at {places}",
+                hint="name an identity with -i, or try again on a terminal",
+            )
         if not self.found.identities:
             return NoUsableKeyError(
                 f"no identity was found; looked at {places}",
@@ -124,12 +156,36 @@ class Unlocker:
         )
 
 
-def _check_name(signed: str, place: str | None, demanded: str | None) -> None:
+class _Question:
+    """Asks for the passphrase of one model, and remembers what came of it."""
+
+    def __init__(self, ask: AskPassphrase | None, place: Place) -> None:
+        self._ask = ask
+        self._place = place
+        self.outcome = ""
+
+    def __call__(self) -> str | None:
+        about = quoted(self._place.path or self._place.cipherdir)
+        answer = self._ask(about) if self._ask else None
+        self.outcome = (
+            "its passphrase can be asked for on a terminal only"
+            if answer is None
+            else "that is not its passphrase"
+        )
+        return answer
+
+
+def _check_terms(terms: Terms) -> None:
+    check_period(terms, time.time())
+    check_machine(terms, machine_digest())
+
+
+def _check_name(signed: str, place: str, demanded: str | None) -> None:
     if demanded is not None and demanded != signed:
         raise UntrustedError(
             f"its signed name is {quoted(signed)}, not {quoted(demanded)}"
         )
-    if place is not None and not f"/{place}".endswith(f"/{signed}"):
+    if place and not f"/{place}".endswith(f"/{signed}"):
         raise UntrustedError(
             f"its signed name is {quoted(signed)}, which does not fit its place "
             f"{quoted(place)}"

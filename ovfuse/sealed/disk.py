@@ -1,9 +1,11 @@
 """Writing below a directory descriptor, and making it last.
 
-Used by the sealing of models only. Nothing here follows a symbolic link.
+Used by whatever writes sealed models, and by `decrypt`. Nothing here follows a
+symbolic link.
 """
 
 import ctypes
+import errno
 import os
 import shutil
 import stat
@@ -22,23 +24,25 @@ _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def create_file(name: str, parent_fd: int) -> int:
+def create_file(name: str, parent_fd: int, *, mode: int = 0o666) -> int:
     """Create a file that must not exist yet; return a descriptor for writing.
 
     Raises:
         OSError: it exists, or the operating system refuses.
     """
-    return os.open(name, _CREATE, 0o666, dir_fd=parent_fd)
+    return os.open(name, _CREATE, mode, dir_fd=parent_fd)
 
 
-def make_directory(name: str, parent_fd: int, *, exist_ok: bool = False) -> int:
+def make_directory(
+    name: str, parent_fd: int, *, exist_ok: bool = False, mode: int = 0o777
+) -> int:
     """Create a directory; return its descriptor.
 
     Raises:
         OSError: it exists, or the operating system refuses.
     """
     try:
-        os.mkdir(name, dir_fd=parent_fd)
+        os.mkdir(name, mode, dir_fd=parent_fd)
     except FileExistsError:
         if not exist_ok:
             raise
@@ -49,11 +53,14 @@ def remove_tree(name: str, parent_fd: int) -> None:
     """Remove an entry, whatever it is, with all below it.
 
     Raises:
-        OSError: the operating system refuses.
+        OSError: the operating system refuses, or it is deeper than we can go.
     """
     status = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
     if stat.S_ISDIR(status.st_mode):
-        shutil.rmtree(name, dir_fd=parent_fd)
+        try:
+            shutil.rmtree(name, dir_fd=parent_fd)
+        except RecursionError:  # nothing of ours has more than two levels
+            raise OSError(errno.EMLINK, "directories are nested too deeply") from None
     else:
         os.unlink(name, dir_fd=parent_fd)
 

@@ -48,6 +48,7 @@ MACHINES_MAX: Final = 10_000
 KEY_FILES_MAX: Final = 1024
 KEY_FILE_MAX_SIZE: Final = 64 * KiB
 STANZAS_MAX: Final = 8
+PASSPHRASE_FILES_MAX: Final = 4
 SCRYPT_MAX_LOG2: Final = 20
 
 _ID = re.compile(r"[0-9a-f]{32}")

@@ -7,7 +7,7 @@ and removals on disk.
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Final, Self
 
@@ -28,7 +28,13 @@ from ovfuse.sealed.pointer import parse_pointer
 from ovfuse.sealed.primitives import manifest_context, opens
 from ovfuse.sealed.reader import ScratchPool
 from ovfuse.sealed.sealing import Sealing
-from ovfuse.sealed.wrapping import Identity, stanza_types, unwrap
+from ovfuse.sealed.wrapping import (
+    Identity,
+    is_for_passphrase,
+    stanza_types,
+    unwrap,
+    unwrap_with_passphrase,
+)
 from ovfuse.secret import Secret
 
 __all__ = ["LockedSealing", "SealedModel"]
@@ -188,14 +194,22 @@ class LockedSealing:
         self.envelope: Final[Envelope] = parse_envelope(data, seal_id)
         self._fd = directory_fd
 
-    def key_files(self) -> Iterator[bytes]:
-        """Yield the content of each key file; unusable ones are logged and left out.
+    def open_keys(self) -> int:
+        """Return a descriptor of the directory `keys`.
+
+        Raises:
+            DamagedError, CipherdirError: it is missing or cannot be read.
+        """
+        return beneath.open_directory(layout.KEYS_NAME, self._fd, "directory keys")
+
+    def key_files(self) -> Iterator[tuple[str, bytes]]:
+        """Yield name and content of each key file; unusable ones are left out.
 
         Raises:
             DamagedError: there are too many.
             CipherdirError: the directory cannot be read.
         """
-        keys_fd = beneath.open_directory(layout.KEYS_NAME, self._fd, "directory keys")
+        keys_fd = self.open_keys()
         try:
             for name in _key_file_names(keys_fd):
                 try:
@@ -206,18 +220,31 @@ class LockedSealing:
                 except (DamagedError, CipherdirError) as error:
                     _log.warning("skipped %s: %s", quoted(name), error.message)
                     continue
-                yield data
+                yield name, data
         finally:
             os.close(keys_fd)
 
-    def unlock(self, identities: list[Identity], pool: ScratchPool) -> "Sealing":
-        """Open the sealing with the first identity that fits.
+    def unlock(
+        self,
+        identities: list[Identity],
+        pool: ScratchPool,
+        ask: Callable[[], str | None] | None = None,
+    ) -> "Sealing":
+        """Open the sealing with the first identity that fits, or with a passphrase.
+
+        Args:
+            identities: tried first, on all key files.
+            pool: for the readers of its files.
+            ask: asks for the passphrase, if there is a key file for one; None from it
+                means that nobody can be asked.
 
         Raises:
             NoUsableKeyError: none of them does.
             DamagedError, NewerFormatError, CipherdirError: it is not whole.
         """
-        model_key = self._find_model_key(identities)
+        model_key = self._find_model_key(identities) or self._ask_for_key(ask)
+        if model_key is None:
+            raise NoUsableKeyError("no identity opens it")
         try:
             return Sealing(self._open_manifest(model_key), self._fd, model_key, pool)
         except BaseException:
@@ -236,18 +263,34 @@ class LockedSealing:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _find_model_key(self, identities: list[Identity]) -> Secret:
+    def _find_model_key(self, identities: list[Identity]) -> Secret | None:
+        candidates = (unwrap(data, identities) for _, data in self.key_files())
+        return self._first_that_opens(candidates)
+
+    def _ask_for_key(self, ask: Callable[[], str | None] | None) -> Secret | None:
+        files = [data for _, data in self.key_files() if is_for_passphrase(data)]
+        passphrase = ask() if files and ask is not None else None
+        if passphrase is None:
+            return None
+        # A writer makes one at most; whoever adds more costs us seconds each.
+        candidates = (
+            unwrap_with_passphrase(data, passphrase)
+            for data in files[: layout.PASSPHRASE_FILES_MAX]
+        )
+        return self._first_that_opens(candidates)
+
+    def _first_that_opens(self, candidates: Iterable[Secret | None]) -> Secret | None:
+        """Return the model key: the one that the signed manifest commits to."""
         prefix = self.envelope.manifest_message[:PREFIX_SIZE]
         context = manifest_context(self.envelope.clear_facts)
-        for data in self.key_files():
-            candidate = unwrap(data, identities)
+        for candidate in candidates:
             if candidate is None:
                 continue
             if opens(candidate.view, prefix, context):
                 return candidate
             candidate.wipe()
             _log.warning("skipped a key file with the key of another sealing")
-        raise NoUsableKeyError("no identity opens it")
+        return None
 
     def _open_manifest(self, model_key: Secret) -> Manifest:
         context = manifest_context(self.envelope.clear_facts)

@@ -48,6 +48,7 @@ class SealingRequest:
         name: or None to keep the current one, or to take the cipherdir's.
         new_model: start over with a fresh model id and version 1.
         terms: of the new sealing.
+        passphrase: which opens it too, or None.
     """
 
     model_directory: Path
@@ -59,6 +60,7 @@ class SealingRequest:
     name: str | None
     new_model: bool
     terms: Terms
+    passphrase: str | None = None
 
 
 def seal(
@@ -78,7 +80,10 @@ def seal(
         SourceError, UsageError, UntrustedError, BusyError, CipherdirError,
         DamagedError: nothing was changed then.
     """
-    _check_recipients(request.recipients)
+    if not request.recipients and request.passphrase is None:
+        raise UsageError("a model needs a recipient or a passphrase")
+    if len(request.recipients) >= layout.KEY_FILES_MAX:
+        raise UsageError(f"{layout.KEY_FILES_MAX} recipients or more")
     _check_apart(request.model_directory, request.cipherdir)
     if request.name is not None:
         _check_name(request.name)
@@ -87,13 +92,6 @@ def seal(
     with CipherdirWriter.open(request.cipherdir) as writer:
         plan = _plan(request, writer)
         return writer.write(plan, source, on_bytes)
-
-
-def _check_recipients(recipients: Sequence[Recipient]) -> None:
-    if not recipients:
-        raise UsageError("a model needs a recipient")
-    if len(recipients) > layout.KEY_FILES_MAX:
-        raise UsageError(f"more than {layout.KEY_FILES_MAX} recipients")
 
 
 def _check_apart(model_directory: Path, cipherdir: Path) -> None:
@@ -170,6 +168,7 @@ def _make_plan(
         previous=previous,
         terms=request.terms,
         recipients=request.recipients,
+        passphrase=request.passphrase,
         signing_key=request.signing_key,
     )
 

@@ -8,7 +8,6 @@ writer out.
 import contextlib
 import fcntl
 import os
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from cryptography.cobblestone import Cobblestone256Encryptor
 
 from ovfuse.errors import BusyError, CipherdirError, DamagedError, SourceError
 from ovfuse.quote import quoted
-from ovfuse.sealed import beneath, layout
+from ovfuse.sealed import layout
 from ovfuse.sealed.canonical import encode
 from ovfuse.sealed.disk import (
     create_file,
@@ -43,15 +42,24 @@ from ovfuse.sealed.primitives import (
     object_context,
     recipient_file_id,
 )
+from ovfuse.sealed.seals import (
+    NEW_POINTER,
+    check_usable,
+    complete_sealings,
+    remove_others,
+)
 from ovfuse.sealed.signing import SigningKey
 from ovfuse.sealed.source import SourceFile, SourceTree, open_unchanged
-from ovfuse.sealed.wrapping import Recipient, wrap
+from ovfuse.sealed.wrapping import (
+    PASSPHRASE,
+    Recipient,
+    wrap,
+    wrap_with_passphrase,
+)
 from ovfuse.sealed.writer import ObjectWriter, write_all
 from ovfuse.secret import Secret
 
 __all__ = ["CipherdirWriter", "SealingPlan"]
-
-_NEW_POINTER: Final = "pointer.new"  # below seals/, so that a rest is cleaned there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +71,7 @@ class SealingPlan:
     previous: Previous | None
     terms: Terms
     recipients: Sequence[Recipient]
+    passphrase: str | None
     signing_key: SigningKey
 
 
@@ -76,18 +85,22 @@ class CipherdirWriter:
         self.has_sealing: Final = _has_entry(model.fd, layout.POINTER_NAME)
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: Path, *, create: bool = True) -> Self:
         """Make the directory if it is missing, and lock it.
+
+        Args:
+            path: of the sealed model.
+            create: False if there must be one already.
 
         Raises:
             CipherdirError: it holds something else, or cannot be used.
             BusyError: another process is writing to it.
         """
-        created = _make_missing(path)
+        created = create and _make_missing(path)
         model = SealedModel.open(path)
         try:
             fcntl.flock(model.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _check_usable(model.fd, path)
+            check_usable(model.fd, path, empty=create)
             return cls(path, model, created=created)
         except BlockingIOError:
             model.close()
@@ -100,6 +113,11 @@ class CipherdirWriter:
         except BaseException:
             model.close()
             raise
+
+    @property
+    def model(self) -> SealedModel:
+        """The directory, locked."""
+        return self._model
 
     def current(self) -> LockedSealing:
         """Open the current sealing; see `SealedModel.current`."""
@@ -117,16 +135,34 @@ class CipherdirWriter:
         try:
             with self._seals() as seals_fd:
                 before = self._current_ids()
-                _remove_others(before | _complete(seals_fd), seals_fd)
+                remove_others(before | complete_sealings(seals_fd), seals_fd)
                 manifest = _write_sealing(plan, source, seals_fd, on_bytes)
                 self._switch(plan.facts.seal_id, seals_fd)
                 # Only now: until the switch, the sealing before is still needed.
                 with contextlib.suppress(OSError):  # the next run tries again
-                    _remove_others(before | {plan.facts.seal_id}, seals_fd)
+                    remove_others(before | {plan.facts.seal_id}, seals_fd)
                 return manifest
         except OSError as error:
             reason = error.strerror or "input/output error"
             raise CipherdirError(f"{quoted(self._path)}: {reason}") from None
+
+    def prune(self) -> int:
+        """Remove every sealing but the current one, which must be whole.
+
+        Returns:
+            How many were removed.
+
+        Raises:
+            DamagedError, CipherdirError: there is no whole current sealing, or the
+                disk refuses.
+        """
+        with self.current() as current:
+            keep = {current.envelope.facts.seal_id}
+        try:
+            with self._seals() as seals_fd:
+                return remove_others(keep, seals_fd)
+        except OSError as error:
+            raise CipherdirError(f"{quoted(self._path)}: {error.strerror}") from None
 
     def close(self) -> None:
         """Give the lock back."""
@@ -157,17 +193,17 @@ class CipherdirWriter:
         """Make the sealing last, then replace the pointer; or remove the sealing."""
         try:
             sync_filesystem(seals_fd)
-            _write_file(_NEW_POINTER, seals_fd, make_pointer(seal_id), sync=True)
+            _write_file(NEW_POINTER, seals_fd, make_pointer(seal_id), sync=True)
             os.rename(
-                _NEW_POINTER,
+                NEW_POINTER,
                 layout.POINTER_NAME,
                 src_dir_fd=seals_fd,
                 dst_dir_fd=self._model.fd,
             )
         except BaseException:
             with contextlib.suppress(OSError, CipherdirError):
-                unused = {_NEW_POINTER, seal_id} - self._current_ids()
-                _remove_others(set(os.listdir(seals_fd)) - unused, seals_fd)
+                unused = {NEW_POINTER, seal_id} - self._current_ids()
+                remove_others(set(os.listdir(seals_fd)) - unused, seals_fd)
             raise
         os.fsync(self._model.fd)
 
@@ -184,60 +220,6 @@ class CipherdirWriter:
 
 def _has_entry(directory_fd: int, name: str) -> bool:
     return name in os.listdir(directory_fd)
-
-
-def _check_usable(directory_fd: int, path: Path) -> None:
-    """Refuse what is neither a sealed model nor the rest of a first sealing.
-
-    Without a pointer, what lies there may be anybody's: it is only taken for our
-    own, and later removed, if it is named like it.
-    """
-    names = os.listdir(directory_fd)
-    if layout.POINTER_NAME in names:
-        return
-    if set(names) <= {layout.SEALS_NAME}:
-        rest = _listdir(layout.SEALS_NAME, directory_fd) if names else []
-        if all(map(_is_ours, rest)):
-            return
-    raise CipherdirError(f"{quoted(path)} is not empty and holds no sealed model")
-
-
-def _listdir(name: str, parent_fd: int) -> list[str]:
-    try:
-        fd = beneath.open_directory(name, parent_fd, "directory seals")
-    except DamagedError:
-        return [name]  # not a directory, so not ours
-    try:
-        return os.listdir(fd)
-    finally:
-        os.close(fd)
-
-
-def _is_ours(name: str) -> bool:
-    return name == _NEW_POINTER or layout.is_id(name)
-
-
-def _complete(seals_fd: int) -> set[str]:
-    """Return the sealings that were not interrupted: their keys are written last."""
-    return {name for name in os.listdir(seals_fd) if _has_keys(name, seals_fd)}
-
-
-def _has_keys(name: str, seals_fd: int) -> bool:
-    if not layout.is_id(name):
-        return False
-    with contextlib.suppress(OSError):
-        path = f"{name}/{layout.KEYS_NAME}"
-        return stat.S_ISDIR(
-            os.stat(path, dir_fd=seals_fd, follow_symlinks=False).st_mode
-        )
-    return False
-
-
-def _remove_others(keep: set[str], seals_fd: int) -> None:
-    """Remove what earlier and interrupted sealings left, but those to keep."""
-    for name in os.listdir(seals_fd):
-        if _is_ours(name) and name not in keep:
-            remove_tree(name, seals_fd)
 
 
 def _make_missing(path: Path) -> bool:
@@ -274,7 +256,7 @@ def _write_sealing(
             )
             envelope = _make_envelope(manifest, plan.signing_key, model_key)
             _write_file(layout.ENVELOPE_NAME, seal_fd, envelope)
-            _write_keys(plan.recipients, seal_fd, model_key)
+            _write_keys(plan, seal_fd, model_key)
         return manifest
     except BaseException:
         with contextlib.suppress(OSError):
@@ -348,14 +330,15 @@ def _make_envelope(
     return envelope
 
 
-def _write_keys(
-    recipients: Sequence[Recipient], seal_fd: int, model_key: Secret
-) -> None:
+def _write_keys(plan: SealingPlan, seal_fd: int, model_key: Secret) -> None:
+    files = {r.canonical: wrap(model_key, r) for r in plan.recipients}
+    if plan.passphrase is not None:
+        files[PASSPHRASE] = wrap_with_passphrase(model_key, plan.passphrase)
     keys_fd = make_directory(layout.KEYS_NAME, seal_fd)
     try:
-        for recipient in dict.fromkeys(recipients):
-            name = recipient_file_id(model_key.view, recipient.canonical)
-            _write_file(name + layout.KEY_SUFFIX, keys_fd, wrap(model_key, recipient))
+        for recipient, data in files.items():
+            name = recipient_file_id(model_key.view, recipient)
+            _write_file(name + layout.KEY_SUFFIX, keys_fd, data)
     finally:
         os.close(keys_fd)
 

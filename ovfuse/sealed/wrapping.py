@@ -6,6 +6,7 @@ Nothing in a key file is trusted: what it yields is a candidate for a key.
 
 import contextlib
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, Self
 
@@ -15,12 +16,45 @@ from ovfuse.errors import DamagedError, KeyFileError
 from ovfuse.sealed import layout
 from ovfuse.secret import Secret
 
-__all__ = ["Identity", "Recipient", "stanza_types", "unwrap", "wrap"]
+__all__ = [
+    "PASSPHRASE",
+    "Identity",
+    "Recipient",
+    "is_for_passphrase",
+    "stanza_types",
+    "unwrap",
+    "unwrap_with_passphrase",
+    "wrap",
+    "wrap_with_passphrase",
+]
 
 _log = logging.getLogger(__name__)
 
+PASSPHRASE: Final = "passphrase"  # noqa: S105 - a name, not a secret
+"""The canonical recipient string of whoever knows the passphrase."""
+
 _INTRO: Final = "age-encryption.org/v1"
 _SSH_TYPES: Final = ("ssh-ed25519", "ssh-rsa")
+_PANIC_MODULE: Final = "pyo3_runtime"
+
+
+class _PanicError(Exception):
+    """The library's native code gave up, which it does on some malformed keys."""
+
+
+@contextlib.contextmanager
+def _no_panic() -> Iterator[None]:
+    """Turn a panic, which is no `Exception` and would end the process, into one.
+
+    Raises:
+        _PanicError: instead of it.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__module__ == _PANIC_MODULE:
+            raise _PanicError from None
+        raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +73,13 @@ class Recipient:
         """
         text = text.strip()
         try:
-            if text.split(" ", 1)[0] in _SSH_TYPES:
-                canonical = " ".join(text.split()[:2])
-                return cls(canonical, pyrage.ssh.Recipient.from_str(canonical))
-            canonical = text.lower()
-            return cls(canonical, pyrage.x25519.Recipient.from_str(canonical))
-        except pyrage.RecipientError:
+            with _no_panic():
+                if text.split(" ", 1)[0] in _SSH_TYPES:
+                    canonical = " ".join(text.split()[:2])
+                    return cls(canonical, pyrage.ssh.Recipient.from_str(canonical))
+                canonical = text.lower()
+                return cls(canonical, pyrage.x25519.Recipient.from_str(canonical))
+        except (pyrage.RecipientError, _PanicError):
             raise KeyFileError(
                 "not a recipient",
                 hint="a recipient is age1... or an ssh-ed25519 or ssh-rsa public key",
@@ -66,8 +101,9 @@ class Identity:
             KeyFileError: not such a line.
         """
         try:
-            age = pyrage.x25519.Identity.from_str(line.strip())
-        except pyrage.IdentityError:
+            with _no_panic():
+                age = pyrage.x25519.Identity.from_str(line.strip())
+        except (pyrage.IdentityError, _PanicError):
             raise KeyFileError("not an age identity") from None
         return cls(Recipient(str(age.to_public()), age.to_public()), age)
 
@@ -79,8 +115,9 @@ class Identity:
             KeyFileError: of another type, or protected by a passphrase.
         """
         try:
-            age = pyrage.ssh.Identity.from_buffer(data)
-        except pyrage.IdentityError:
+            with _no_panic():
+                age = pyrage.ssh.Identity.from_buffer(data)
+        except (pyrage.IdentityError, _PanicError):
             raise KeyFileError("not an SSH private key that age can use") from None
         return cls(None, age)
 
@@ -102,11 +139,37 @@ def unwrap(data: bytes, identities: list[Identity]) -> Secret | None:
     Only X25519 and SSH identities are used here, so no passphrase is stretched
     and no plugin is started, whatever the file says.
     """
-    with contextlib.suppress(pyrage.DecryptError):
-        plaintext = pyrage.decrypt(data, [i.age for i in identities])
-        if len(plaintext) == layout.MODEL_KEY_SIZE:
-            return Secret(plaintext)
-        _log.warning("a key file holds %d bytes, not a model key", len(plaintext))
+    with contextlib.suppress(pyrage.DecryptError, _PanicError), _no_panic():
+        return _candidate(pyrage.decrypt(data, [i.age for i in identities]))
+    return None
+
+
+def wrap_with_passphrase(model_key: Secret, passphrase: str) -> bytes:
+    """Return the age file with the model key for whoever knows the passphrase."""
+    data: bytes = pyrage.passphrase.encrypt(bytes(model_key.view), passphrase)
+    stanza_types(data)  # never write what readers would refuse
+    return data
+
+
+def unwrap_with_passphrase(data: bytes, passphrase: str) -> Secret | None:
+    """Return what a passphrase file holds, or None if it is another passphrase's.
+
+    The caller has checked the work factor with `stanza_types`.
+    """
+    with contextlib.suppress(pyrage.DecryptError, _PanicError), _no_panic():
+        return _candidate(pyrage.passphrase.decrypt(data, passphrase))
+    return None
+
+
+def is_for_passphrase(data: bytes) -> bool:
+    """Tell whether a key file is one that a passphrase opens."""
+    return "scrypt" in stanza_types(data)
+
+
+def _candidate(plaintext: bytes) -> Secret | None:
+    if len(plaintext) == layout.MODEL_KEY_SIZE:
+        return Secret(plaintext)
+    _log.warning("a key file holds %d bytes, not a model key", len(plaintext))
     return None
 
 

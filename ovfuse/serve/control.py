@@ -152,7 +152,8 @@ class ControlServer:
 
     def _serve(self, client: socket.socket) -> None:
         try:
-            with client, suppress(OSError, ValueError):
+            # RecursionError: the JSON has a thousand levels.
+            with client, suppress(OSError, ValueError, RecursionError):
                 client.settimeout(_TIMEOUT_SECONDS)
                 if _peer(client)[1] not in (0, os.getuid()):
                     return
@@ -188,7 +189,7 @@ def ask(path: Path, uid: int, command: str = "status") -> dict[str, Any] | None:
                 return None
             daemon.sendall(_line({"command": command}))
             answer = json.loads(_read_line(daemon, _MAX_ANSWER_SIZE))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
     if not isinstance(answer, dict) or "error" in answer:
         return None

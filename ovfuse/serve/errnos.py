@@ -13,6 +13,7 @@ from ovfuse.errors import (
     NotADirectoryNodeError,
     NotFoundError,
     NoUsableKeyError,
+    RollbackError,
     SupersededError,
     TermsError,
 )
@@ -26,6 +27,7 @@ _TABLE: Final[tuple[tuple[type[Exception], int], ...]] = (
     (SupersededError, errno.ESTALE),
     (NoUsableKeyError, errno.EACCES),
     (TermsError, errno.EACCES),
+    (RollbackError, errno.EACCES),
 )
 
 ORDINARY: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR})

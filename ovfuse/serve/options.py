@@ -19,6 +19,7 @@ __all__ = ["ENGINES", "MountOptions", "parse_options"]
 ENGINES: Final = ("libfuse",)
 
 _MAX_ID: Final = 2**32 - 2  # the last one means "unchanged" to chown(2)
+_MAX_DIGITS: Final = 10  # int() takes no number of thousands
 _TOKEN: Final = re.compile(r"\\(.)|(,)|([^\\,])", re.DOTALL)
 
 
@@ -54,7 +55,8 @@ class MountOptions:
 
 
 def _identifier(word: str, value: str) -> int:
-    if not (value.isascii() and value.isdecimal() and int(value) <= _MAX_ID):
+    is_number = re.fullmatch(f"[0-9]{{1,{_MAX_DIGITS}}}", value)
+    if not is_number or int(value) > _MAX_ID:
         raise UsageError(
             f"-o {word} takes a number, not {quoted(value)}",
             hint=f"`id -{word[0]} NAME` prints the number of an account",

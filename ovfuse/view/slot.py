@@ -11,7 +11,7 @@ import time
 from typing import Final
 
 from ovfuse.errors import DamagedError, OvfuseError, SupersededError
-from ovfuse.keys import Unlocker
+from ovfuse.keys import Place, Unlocker
 from ovfuse.quote import quoted
 from ovfuse.sealed.opening import SealedModel
 from ovfuse.sealed.reader import ScratchPool
@@ -40,7 +40,7 @@ class ModelSlot:
 
     Args:
         cipherdir_fd: of the whole cipherdir; kept open by the view.
-        place: the path below it, empty for a single sealed model.
+        place: where the model is; its path is empty for a single one.
         name: the signed name that the user demands, or None.
         unlocker, pool, numbers: shared by the view's models.
         mtime_ns: of the directory, shown until it is unlocked.
@@ -49,7 +49,7 @@ class ModelSlot:
     def __init__(  # noqa: PLR0913 - what one model shares with the view
         self,
         cipherdir_fd: int,
-        place: str,
+        place: Place,
         *,
         name: str | None,
         unlocker: Unlocker,
@@ -57,7 +57,8 @@ class ModelSlot:
         numbers: Numbers,
         mtime_ns: int,
     ) -> None:
-        self.place: Final = place
+        self._place = place
+        self.place: Final = place.path
         self._cipherdir_fd = cipherdir_fd
         self._name = name
         self._unlocker = unlocker
@@ -67,7 +68,7 @@ class ModelSlot:
         self._contents: Contents | None = None
         self._refusal: OvfuseError | None = None
         self._refused_at = 0.0
-        number = node_number(NO_PAYLOAD, place, "") if place else ROOT_NUMBER
+        number = node_number(NO_PAYLOAD, self.place, "") if self.place else ROOT_NUMBER
         self.node: Final = DirectoryNode(
             number=number,
             mtime_ns=mtime_ns,
@@ -147,7 +148,7 @@ class ModelSlot:
     def _unlock(self) -> Contents:
         with SealedModel.at(self._cipherdir_fd, self.place) as model:
             unlocked = self._unlocker.unlock(
-                model, self._pool, place=self.place or None, name=self._name
+                model, self._pool, place=self._place, name=self._name
             )
         try:
             return Contents(

@@ -17,7 +17,7 @@ from ovfuse.errors import (
     OvfuseError,
     UntrustedError,
 )
-from ovfuse.keys import Unlocker
+from ovfuse.keys import Place, Unlocker
 from ovfuse.quote import quoted
 from ovfuse.sealed.opening import SealedModel
 from ovfuse.sealed.reader import ScratchPool
@@ -58,7 +58,7 @@ def open_view(
     with SealedModel.open(cipherdir) as directory:
         fd = os.dup(directory.fd)
     try:
-        view = CipherdirView(fd, unlocker, name)
+        view = CipherdirView(fd, Path(os.path.realpath(cipherdir)), unlocker, name)
     except BaseException:
         os.close(fd)
         raise
@@ -75,7 +75,9 @@ def open_view(
 class CipherdirView:
     """See `contract.View`. Owns the cipherdir's descriptor."""
 
-    def __init__(self, cipherdir_fd: int, unlocker: Unlocker, name: str | None) -> None:
+    def __init__(
+        self, cipherdir_fd: int, cipherdir: Path, unlocker: Unlocker, name: str | None
+    ) -> None:
         self._fd = cipherdir_fd
         self._name = name
         self._numbers = Numbers()
@@ -85,7 +87,7 @@ class CipherdirView:
         self.slots: Final = [
             ModelSlot(
                 cipherdir_fd,
-                place,
+                Place(cipherdir, place),
                 name=name if self._is_single else None,
                 unlocker=unlocker,
                 pool=self._pool,
