@@ -1,0 +1,39 @@
+# bash completion for ovfuse; made by scripts/make-docs
+_ovfuse() {
+  local current=${COMP_WORDS[COMP_CWORD]} name=${COMP_WORDS[1]-} words=""
+  if [ "$COMP_CWORD" = 1 ]; then
+    words="decrypt doctor encrypt inspect keygen mount prune recipients status trust unmount verify --help --version"
+    mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")
+    return
+  fi
+  case $name in
+    trust|recipients)
+      if [ "$COMP_CWORD" = 2 ]; then name="$name "
+      else name="$name ${COMP_WORDS[2]}"; fi ;;
+  esac
+  COMPREPLY=()
+  case $name in
+    "trust ") words="add list remove" ;;
+    "recipients ") words="add remove list" ;;
+    "keygen") words="--output -o --help" ;;
+    "encrypt") words="-r --recipient -R --recipients-file -p --passphrase --sign-key --name --new-model --not-before --not-after --machine --help" ;;
+    "mount") words="-i --identity --verify-key -o -f --foreground --help" ;;
+    "unmount") words="--lazy --help" ;;
+    "status") words="--json --help" ;;
+    "verify") words="-i --identity --verify-key --allow-untrusted --allow-rollback --json --help" ;;
+    "inspect") words="--json --help" ;;
+    "decrypt") words="-i --identity --verify-key --allow-untrusted --allow-rollback --help" ;;
+    "prune") words=" --help" ;;
+    "doctor") words="--json --help" ;;
+    "trust add") words="--system --help" ;;
+    "trust list") words=" --help" ;;
+    "trust remove") words=" --help" ;;
+    "recipients add") words="-r --recipient -R --recipients-file -p --passphrase -i --identity --verify-key --allow-untrusted --help" ;;
+    "recipients remove") words="-r --recipient -R --recipients-file -p --passphrase -i --identity --verify-key --allow-untrusted --help" ;;
+    "recipients list") words="-r --recipient -R --recipients-file -i --identity --verify-key --allow-untrusted --json --help" ;;
+  esac
+  if [[ $current == -* || $name == *" " ]]; then
+    mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")
+  fi
+}
+complete -o default -F _ovfuse ovfuse
