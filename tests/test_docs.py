@@ -190,7 +190,7 @@ def test_section_has_the_options_and_arguments_of_its_command(name: str) -> None
     usage = SPAN.findall(section)[0]
     assert usage.startswith(name)
     for argument in command.arguments:
-        assert argument in usage.split()
+        assert argument in re.sub(r"[\[\]]", "", usage).split()
 
 
 def test_general_options_are_described() -> None:
@@ -381,6 +381,7 @@ class Publisher:
                 "LANG": "C.UTF-8",
                 "PATH": f"{programs}:{os.environ['PATH']}",
                 "XDG_RUNTIME_DIR": str(self.home),
+                "XDG_STATE_HOME": str(self.home / "state"),
             },
             stdin=subprocess.DEVNULL,
             capture_output=True,

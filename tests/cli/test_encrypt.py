@@ -143,7 +143,8 @@ def test_key_is_wrapped_for_nobody_but_the_default(
     assert opened.returncode == 0
     stranger = run_as(other, "age", "-d", "-i", other.identity, key_file)
     assert stranger.returncode != 0
-    assert inspected(home, sealed)["key_files"] == [["X25519"]]
+    (key_file,) = inspected(home, sealed)["key_files"]
+    assert key_file["types"] == ["X25519"]
 
 
 def test_only_those_named_can_open_it(

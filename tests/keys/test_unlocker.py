@@ -14,7 +14,7 @@ from ovfuse.errors import (
     TermsError,
     UntrustedError,
 )
-from ovfuse.keys import Unlocker
+from ovfuse.keys import Place, Unlocker
 from ovfuse.keys.own import own_identities, own_signing_key
 from ovfuse.keys.unlocker import Unlocked
 from ovfuse.sealed.opening import SealedModel
@@ -59,14 +59,16 @@ def unlock(
     directory: Path,
     unlocker: Unlocker,
     *,
-    place: str | None = None,
+    place: str = "",
     name: str | None = None,
 ) -> Unlocked:
     """Unlock; close what was opened, and check that errors leave nothing open."""
     before = len(os.listdir("/proc/self/fd"))
     try:
         with SealedModel.open(directory) as model:
-            unlocked = unlocker.unlock(model, ScratchPool(), place=place, name=name)
+            unlocked = unlocker.unlock(
+                model, ScratchPool(), place=Place(directory, place), name=name
+            )
         unlocked.sealing.close()
     finally:
         assert len(os.listdir("/proc/self/fd")) == before
@@ -180,7 +182,6 @@ def test_name_that_fits_its_place(
         ("org/model", "other/model"),
         ("org/model", "xorg/model"),
         ("é", "e\u0301"),
-        ("model", ""),
     ],
 )
 def test_name_that_does_not_fit_its_place(

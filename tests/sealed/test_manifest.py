@@ -243,6 +243,7 @@ AT_THE_LIMIT: dict[str, Callable[[Json], object]] = {
     "directories": lambda m: m.update(files=[], directories=many_directories(100_000)),
 }
 ABOVE_THE_LIMIT: dict[str, Callable[[Json], object]] = {
+    "padded size": in_file(1, padded_size=2**40 + 1),
     "sum of sizes": lambda m: m.update(files=many_files(m, 17, 2**40)),
     "machines": in_terms(machines=[f"{n:064x}" for n in range(10_001)]),
     "directories": lambda m: m.update(files=[], directories=many_directories(100_001)),

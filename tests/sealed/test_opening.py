@@ -171,7 +171,8 @@ def test_key_files_are_tried_in_the_order_of_their_names(tmp_path: Path) -> None
     made.write(tmp_path)
 
     with SealedModel.open(tmp_path) as model, model.current() as locked:
-        assert list(locked.key_files()) == [data for _, data in sorted(contents)]
+        found = [data for _, data in locked.key_files()]
+    assert found == [data for _, data in sorted(contents)]
 
 
 def test_sealing_goes_on_when_the_rest_is_closed(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ovfuse.errors import CipherdirError, DamagedError, NoUsableKeyError, OvfuseError
-from ovfuse.keys import Unlocker
+from ovfuse.keys import Place, Unlocker
 from ovfuse.sealed import beneath
 from ovfuse.sealed.opening import SealedModel
 from ovfuse.sealed.reader import ScratchPool
@@ -240,7 +240,8 @@ def test_what_may_not_be_read(tmp_path: Path, identity: Identity, place: str) ->
 
 def read_from(directory_fd: int, unlocker: Unlocker) -> None:
     with SealedModel(os.dup(directory_fd)) as model:
-        sealing = unlocker.unlock(model, ScratchPool()).sealing
+        place = Place(Path("/here"), "")
+        sealing = unlocker.unlock(model, ScratchPool(), place=place).sealing
     try:
         for entry in sealing.manifest.files:
             sealing.verify_file(entry, lambda _: None)

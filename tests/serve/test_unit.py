@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ovfuse.errors import RollbackError
 from ovfuse.serve.mounts import find_mount
 from tests.serve.mounter import ROOT
 
@@ -79,6 +80,15 @@ def test_secrets_stay_in_memory() -> None:
     assert said["LimitCORE"] == "0"
     assert said["MemorySwapMax"] == "0"
     assert said["LoadCredentialEncrypted"].startswith("ovfuse.identity:")
+
+
+def test_what_was_seen_is_kept_out_of_reach() -> None:
+    said = dict(settings())
+
+    assert said["StateDirectory"] == "ovfuse"  # /var/lib/ovfuse, as for root
+    assert said["StateDirectoryMode"] == "0700"
+    rollback = str(RollbackError.exit_code)
+    assert rollback in said["RestartPreventExitStatus"].split()
 
 
 def wait_for_ready(manager: socket.socket, daemon: subprocess.Popen[str]) -> None:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ovfuse.errors import OvfuseError
-from ovfuse.keys import Unlocker
+from ovfuse.keys import Place, Unlocker
+from ovfuse.keys.history import History
 from ovfuse.keys.identities import FoundIdentities
 from ovfuse.sealed.manifest import FileEntry, Manifest, Terms
 from ovfuse.sealed.opening import SealedModel
@@ -96,6 +97,7 @@ def make_unlocker(
     return Unlocker(
         found=FoundIdentities(list(identities), ("'identity.txt'",)),
         trusted=frozenset(trusted),
+        history=History(),
         allow_untrusted=allow_untrusted,
     )
 
@@ -155,7 +157,8 @@ def read_at(sealing: Sealing, entry: FileEntry, offset: int, size: int) -> bytes
 def read_everything(directory: Path, unlocker: Unlocker) -> dict[str, bytes]:
     """Read all files as a mount would, and as `verify` would; both must agree."""
     with SealedModel.open(directory) as model:
-        sealing = unlocker.unlock(model, ScratchPool()).sealing
+        place = Place(directory, "")
+        sealing = unlocker.unlock(model, ScratchPool(), place=place).sealing
     try:
         found = {}
         for entry in sealing.manifest.files:

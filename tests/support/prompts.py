@@ -1,0 +1,82 @@
+"""Commands that ask on a terminal: a real one of their own, and somebody who types."""
+
+import os
+import select
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tests.support.mounting import TIMEOUT_SECONDS, Home
+
+__all__ = ["Typed", "type_into"]
+
+_PROMPT_END = b": "
+
+
+@dataclass(frozen=True, kw_only=True)
+class Typed:
+    """What came of it.
+
+    Attributes:
+        code: the exit code.
+        stdout: not on the terminal.
+        stderr: likewise.
+        screen: what the terminal showed.
+    """
+
+    code: int
+    stdout: str
+    stderr: str
+    screen: str
+
+
+def type_into(
+    home: Home, *arguments: str | os.PathLike[str], answers: Sequence[str] = ()
+) -> Typed:
+    """Run an ovfuse command on a terminal; answer each prompt with the next line."""
+    terminal, its_end = os.openpty()
+    command = ["setsid", "--ctty", *home.program, *arguments]
+    with subprocess.Popen(
+        command,
+        env=home.environment,
+        cwd=home.directory,
+        stdin=its_end,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        os.close(its_end)
+        screen = b""
+        for answer in answers:
+            screen += _read_prompt(terminal)
+            os.write(terminal, answer.encode() + b"\n")
+        stdout, stderr = process.communicate(timeout=TIMEOUT_SECONDS)
+    screen += _rest(terminal)
+    os.close(terminal)
+    assert not any(answer.encode() in screen for answer in answers if answer)
+    return Typed(
+        code=process.returncode, stdout=stdout, stderr=stderr, screen=screen.decode()
+    )
+
+
+def _read_prompt(terminal: int) -> bytes:
+    shown = b""
+    while not shown.endswith(_PROMPT_END):
+        ready, _, _ = select.select([terminal], [], [], TIMEOUT_SECONDS)
+        assert ready, shown
+        try:
+            shown += os.read(terminal, 4096)
+        except OSError:  # the command has ended
+            raise AssertionError(f"no prompt: {shown!r}") from None
+    return shown
+
+
+def _rest(terminal: int) -> bytes:
+    os.set_blocking(terminal, False)
+    rest = b""
+    try:
+        while piece := os.read(terminal, 4096):
+            rest += piece
+    except OSError:
+        pass
+    return rest
