@@ -6,10 +6,12 @@ terminal or a log is `printable`, so that nothing slips through.
 """
 
 import os
+import re
 
 __all__ = ["printable", "quoted"]
 
 _MAX_LENGTH = 300
+_IDENTITY = re.compile(r"(AGE-SECRET-KEY-)[0-9A-Z]+", re.IGNORECASE)
 _SURROGATE_BYTES = range(0xDC80, 0xDD00)  # what surrogateescape makes of bytes
 
 
@@ -32,8 +34,10 @@ def printable(text: str) -> str:
     """Return `text` with every character that is not printable escaped.
 
     Control characters, line breaks, bidirectional overrides and lone
-    surrogates all count as not printable (str.isprintable).
+    surrogates all count as not printable (str.isprintable). An age identity, pasted
+    in the place of something else, is not repeated.
     """
+    text = _IDENTITY.sub(r"\1...", text)
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else _escape(c) for c in text)

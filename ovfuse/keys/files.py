@@ -72,7 +72,8 @@ def _read(path: Path) -> tuple[bytes, os.stat_result]:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_SIZE:
             raise KeyFileError(f"{quoted(path)} is not a key file")
-        return os.read(fd, _MAX_SIZE), status
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            return file.read(_MAX_SIZE), status
     finally:
         os.close(fd)
 

@@ -129,7 +129,8 @@ class History:
             self._warn_of(directory, error)
             return None
         try:
-            return decode(os.read(fd, _MAX_SIZE), _Seen, "state file")
+            with os.fdopen(fd, "rb", closefd=False) as file:
+                return decode(file.read(_MAX_SIZE), _Seen, "state file")
         except (DamagedError, OSError):
             self._warn(f"{quoted(path)} is damaged: what was seen before is lost")
             return None

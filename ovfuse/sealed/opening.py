@@ -97,13 +97,10 @@ class SealedModel:
         Raises:
             DamagedError, NewerFormatError, CipherdirError: no usable pointer.
         """
-        fd, size = beneath.open_regular(
-            layout.POINTER_NAME, self._fd, "pointer model.ovfuse"
-        )
+        what = "pointer model.ovfuse"
+        fd, size = beneath.open_regular(layout.POINTER_NAME, self._fd, what)
         try:
-            data = os.pread(fd, layout.POINTER_MAX_SIZE, 0)
-        except OSError as error:
-            raise CipherdirError(f"the pointer: {error.strerror}") from None
+            data = beneath.read_exactly(fd, min(size, layout.POINTER_MAX_SIZE), 0, what)
         finally:
             os.close(fd)
         if size > layout.POINTER_MAX_SIZE:

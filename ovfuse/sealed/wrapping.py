@@ -11,6 +11,12 @@ from dataclasses import dataclass, field
 from typing import Final, Self
 
 import pyrage
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_ssh_public_key,
+)
 
 from ovfuse.errors import DamagedError, KeyFileError
 from ovfuse.sealed import layout
@@ -57,6 +63,21 @@ def _no_panic() -> Iterator[None]:
         raise
 
 
+def _canonical_ssh_key(line: str) -> str:
+    """Return key type and base64 blob, if there is one way only to write the key.
+
+    The library takes no notice of what follows a key, base64 or not.
+
+    Raises:
+        ValueError, UnsupportedAlgorithm: not a key, or written in another way.
+    """
+    canonical = " ".join(line.split()[:2])
+    key = load_ssh_public_key(canonical.encode("ascii"))
+    if key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode() != canonical:
+        raise ValueError("not canonical")
+    return canonical
+
+
 @dataclass(frozen=True, slots=True)
 class Recipient:
     """Who may open a sealing, by the canonical string of docs/format.md."""
@@ -75,11 +96,11 @@ class Recipient:
         try:
             with _no_panic():
                 if text.split(" ", 1)[0] in _SSH_TYPES:
-                    canonical = " ".join(text.split()[:2])
+                    canonical = _canonical_ssh_key(text)
                     return cls(canonical, pyrage.ssh.Recipient.from_str(canonical))
                 canonical = text.lower()
                 return cls(canonical, pyrage.x25519.Recipient.from_str(canonical))
-        except (pyrage.RecipientError, _PanicError):
+        except (pyrage.RecipientError, _PanicError, ValueError, UnsupportedAlgorithm):
             raise KeyFileError(
                 "not a recipient",
                 hint="a recipient is age1... or an ssh-ed25519 or ssh-rsa public key",

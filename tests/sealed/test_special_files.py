@@ -306,7 +306,7 @@ def test_pointer_that_the_system_cannot_read(
     monkeypatch.setattr(os, "pread", fail)
     with (
         SealedModel.open(tmp_path) as model,
-        pytest.raises(CipherdirError, match="the pointer: Input/output error"),
+        pytest.raises(CipherdirError, match="cannot be read: Input/output error"),
     ):
         model.pointer()
 
