@@ -5,7 +5,7 @@ import os
 import hypothesis
 import pytest
 
-from tests.support import requirements
+from tests.support import requirements, secrets
 
 hypothesis.settings.register_profile("dev", deadline=None)
 hypothesis.settings.register_profile(
@@ -22,6 +22,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[_REQUIRED] = requirements.required(os.environ)
     except ValueError as error:
         raise pytest.UsageError(str(error)) from None
+    config.pluginmanager.register(secrets.Plugin(), "secrets in output")
 
 
 @pytest.fixture(autouse=True)
