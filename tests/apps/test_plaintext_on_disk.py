@@ -29,9 +29,9 @@ from tests.support.mounting import (
     run_as,
     succeed,
 )
-from tests.support.tracing import Trace, changed_files, find_strace, is_on_disk
+from tests.support.tracing import Trace, changed_files, is_on_disk
 
-pytestmark = [pytest.mark.fuse, pytest.mark.openvino]
+pytestmark = [pytest.mark.fuse, pytest.mark.openvino, pytest.mark.tools]
 
 DUMPS_DISABLED = "prctl(PR_SET_DUMPABLE, SUID_DUMP_DISABLE) = 0"
 
@@ -144,8 +144,6 @@ class Watch:
     @classmethod
     def start(cls, directory: Path) -> "Watch":
         """Begin; the directory is made."""
-        if find_strace() is None:
-            pytest.skip("no strace on this machine")
         if os.geteuid() != 0:
             pytest.skip("only root can trace a process that refuses it")
         directory.mkdir()

@@ -12,7 +12,6 @@ from ovfuse.sealed.reader import ScratchPool
 from tests.second_decryptor import Model
 from tests.support.encryptor import Json
 from tests.vectors.reading import Opener, ovfuse, released_by, second
-from tests.vectors.test_vectors import needs_age
 
 V1 = Path(__file__).parent / "v1"
 TRUSTED = V1 / "signing_key.pub"
@@ -59,7 +58,7 @@ def test_ovfuse_opens_it(model: Json, identity: str, tmp_path: Path) -> None:
     assert read(ovfuse, model, private_copy(identity, tmp_path)) == expected(model)
 
 
-@needs_age
+@pytest.mark.tools
 @pytest.mark.parametrize(("model", "identity"), CASES)
 def test_second_decryptor_opens_it(model: Json, identity: str, tmp_path: Path) -> None:
     assert read(second, model, private_copy(identity, tmp_path)) == expected(model)
@@ -91,7 +90,7 @@ def test_directories_and_keys_are_found_as_by_a_user(
     assert finding is None
 
 
-@needs_age
+@pytest.mark.tools
 @pytest.mark.parametrize("model", MODELS)
 def test_second_decryptor_finds_the_directories(model: Json, tmp_path: Path) -> None:
     identity = private_copy(model["identities"][0], tmp_path)

@@ -8,7 +8,7 @@ import pytest
 from ovfuse.errors import KeyFileError
 from ovfuse.keys.identities import find_identities, parse_identities
 from ovfuse.sealed.wrapping import Identity
-from tests.sealed.test_signing import make_ssh_key, needs_ssh_keygen
+from tests.sealed.test_signing import make_ssh_key
 from tests.support.sealed import recipient_of
 
 NAMES = ("variable", "credential", "user", "system", "explicit")
@@ -203,7 +203,7 @@ def test_one_bad_line_spoils_the_file() -> None:
         parse_identities(text.encode(), Path("x"))
 
 
-@needs_ssh_keygen
+@pytest.mark.tools
 def test_ssh_key(tmp_path: Path) -> None:
     make_ssh_key(tmp_path / "key")
     (identity,) = find_identities([tmp_path / "key"]).identities
@@ -211,7 +211,7 @@ def test_ssh_key(tmp_path: Path) -> None:
     assert identity.recipient is None
 
 
-@needs_ssh_keygen
+@pytest.mark.tools
 def test_ssh_key_with_a_passphrase(tmp_path: Path) -> None:
     make_ssh_key(tmp_path / "key", passphrase="secret")
 

@@ -1,7 +1,6 @@
 """The own keys, made at first use and never again."""
 
 import getpass
-import shutil
 import socket
 import stat
 import subprocess
@@ -22,10 +21,6 @@ from ovfuse.sealed.signing import PublicKey, SigningKey
 from ovfuse.sealed.wrapping import Identity
 from tests.support.sealed import recipient_of
 
-needs_age_keygen = pytest.mark.skipif(
-    shutil.which("age-keygen") is None, reason="the tool age-keygen is not on PATH"
-)
-
 
 def test_identity_is_made_once(configuration: Path) -> None:
     (first,), file = own_identities()
@@ -38,7 +33,7 @@ def test_identity_is_made_once(configuration: Path) -> None:
     assert stat.S_IMODE(configuration.stat().st_mode) == 0o700
 
 
-@needs_age_keygen
+@pytest.mark.tools
 def test_identity_file_is_one_of_age() -> None:
     (identity,), file = own_identities()
     result = subprocess.run(

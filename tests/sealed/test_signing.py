@@ -1,7 +1,6 @@
 """Publishers' keys: the same as ssh-keygen's, and RFC 8032's signatures."""
 
 import base64
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -9,10 +8,6 @@ import pytest
 
 from ovfuse.errors import KeyFileError
 from ovfuse.sealed.signing import PublicKey, SigningKey, is_trusted
-
-needs_ssh_keygen = pytest.mark.skipif(
-    shutil.which("ssh-keygen") is None, reason="ssh-keygen is not on PATH"
-)
 
 
 def ssh_keygen(*arguments: str | Path) -> str:
@@ -59,7 +54,7 @@ def test_signature_of_something_else(signature: str, message: str) -> None:
     assert not key.verifies(bytes.fromhex(signature), bytes.fromhex(message))
 
 
-@needs_ssh_keygen
+@pytest.mark.tools
 def test_key_of_ssh_keygen_signs(tmp_path: Path) -> None:
     key = SigningKey.from_openssh(make_ssh_key(tmp_path / "key"))
     public = PublicKey.from_line((tmp_path / "key.pub").read_text())
@@ -70,7 +65,7 @@ def test_key_of_ssh_keygen_signs(tmp_path: Path) -> None:
     assert public.line == (tmp_path / "key.pub").read_text().strip()
 
 
-@needs_ssh_keygen
+@pytest.mark.tools
 def test_our_key_is_read_by_ssh_keygen(tmp_path: Path) -> None:
     key = SigningKey.generate("of ovfuse")
     (tmp_path / "key").write_bytes(key.to_openssh())
@@ -83,7 +78,7 @@ def test_our_key_is_read_by_ssh_keygen(tmp_path: Path) -> None:
     assert listed == f"256 {key.public.fingerprint} of ovfuse (ED25519)\n"
 
 
-@needs_ssh_keygen
+@pytest.mark.tools
 @pytest.mark.parametrize(
     ("kind", "passphrase", "message"),
     [

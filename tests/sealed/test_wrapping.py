@@ -3,7 +3,6 @@
 import base64
 import logging
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -13,12 +12,8 @@ import pytest
 from ovfuse.errors import DamagedError, KeyFileError
 from ovfuse.sealed.wrapping import Identity, Recipient, stanza_types, unwrap, wrap
 from ovfuse.secret import Secret
-from tests.sealed.test_signing import make_ssh_key, needs_ssh_keygen
+from tests.sealed.test_signing import make_ssh_key
 from tests.support.sealed import make_identity, recipient_of, wrapped
-
-needs_age = pytest.mark.skipif(
-    shutil.which("age") is None, reason="the tool age is not on PATH"
-)
 
 KEY = bytes(range(32))
 
@@ -51,7 +46,7 @@ def test_first_identity_that_fits_is_used() -> None:
     assert bytes(secret.view) == KEY
 
 
-@needs_age
+@pytest.mark.tools
 def test_age_opens_our_file(tmp_path: Path) -> None:
     line = Identity.generate()
     (tmp_path / "identity.txt").write_text(f"{line}\n")
@@ -60,7 +55,7 @@ def test_age_opens_our_file(tmp_path: Path) -> None:
     assert age("-d", "-i", tmp_path / "identity.txt", data=data) == KEY
 
 
-@needs_age
+@pytest.mark.tools
 @pytest.mark.parametrize("more", [0, 2])
 def test_we_open_the_file_of_age(more: int) -> None:
     identities = [make_identity() for _ in range(more + 1)]
@@ -71,8 +66,7 @@ def test_we_open_the_file_of_age(more: int) -> None:
     assert [key_of(data, identity) for identity in identities] == [KEY] * (more + 1)
 
 
-@needs_age
-@needs_ssh_keygen
+@pytest.mark.tools
 @pytest.mark.parametrize("kind", ["ed25519", "rsa"])
 def test_ssh_keys(tmp_path: Path, kind: str) -> None:
     identity = Identity.from_openssh(make_ssh_key(tmp_path / "key", kind))
@@ -89,7 +83,7 @@ def test_ssh_keys(tmp_path: Path, kind: str) -> None:
     assert identity.recipient is None
 
 
-@needs_age
+@pytest.mark.tools
 def test_armored_file_is_not_one_of_ours() -> None:
     recipient = recipient_of(make_identity()).canonical
     with pytest.raises(DamagedError, match="not an age file"):
@@ -279,7 +273,7 @@ def test_not_an_identity(line: str) -> None:
         Identity.from_age(line)
 
 
-@needs_ssh_keygen
+@pytest.mark.tools
 @pytest.mark.parametrize(("kind", "passphrase"), [("ecdsa", ""), ("ed25519", "secret")])
 def test_ssh_key_that_age_cannot_use(
     tmp_path: Path, kind: str, passphrase: str

@@ -1,6 +1,6 @@
 """What a test's marker asks of the machine: skipped where it is missing.
 
-A test marked `fuse`, `openvino` or `systemd` is skipped with the reason where
+A test marked `fuse`, `openvino`, `systemd` or `tools` is skipped with the reason where
 that component is missing, and fails instead where OVFUSE_REQUIRE names it
 (scripts/test does), so that a machine that should have it cannot skip silently.
 """
@@ -39,6 +39,11 @@ def _missing_systemd() -> str:
     return _missing_command("systemd-analyze") or _missing_command("systemd-creds")
 
 
+def _missing_tools() -> str:
+    found = map(_missing_command, ("age", "age-keygen", "ssh-keygen", "strace"))
+    return next(filter(None, found), "")
+
+
 def _missing_command(name: str) -> str:
     return "" if shutil.which(name) else f"{name} is not on PATH"
 
@@ -47,6 +52,7 @@ COMPONENTS: Mapping[str, Callable[[], str]] = {
     "fuse": _missing_fuse,
     "openvino": _missing_openvino,
     "systemd": _missing_systemd,
+    "tools": _missing_tools,
 }
 
 

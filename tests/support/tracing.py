@@ -8,7 +8,6 @@ place, a call whose data cannot be seen, such as sendfile, counts as a leak.
 import os
 import re
 import select
-import shutil
 import stat
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -20,7 +19,7 @@ from typing import Self
 from tests.support.leaks import PlaintextWindows
 from tests.support.waiting import wait_until
 
-__all__ = ["Trace", "changed_files", "find_strace", "is_on_disk"]
+__all__ = ["Trace", "changed_files", "is_on_disk"]
 
 _SHOWN_BYTES = 16 << 20
 
@@ -43,11 +42,6 @@ _NOWHERE = re.compile(
     rb"/dev/(fuse|null)|/memfd:.*|pipe:\[\d+\]|anon_inode:.*", re.DOTALL
 )
 _MEMORY_FILESYSTEMS = {"tmpfs", "ramfs", "devtmpfs"}
-
-
-def find_strace() -> str | None:
-    """Return the path of strace, or None."""
-    return shutil.which("strace")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,6 @@
 """The vectors: made again byte for byte, and read by ovfuse and by another reader."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +15,6 @@ from tests.vectors.reading import Opener, ovfuse, released_by, second
 DIRECTORIES = sorted(path.parent for path in build.HERE.glob("*/expect.json"))
 NAMES = [path.name for path in DIRECTORIES]
 TOLD = ("machine_id", "name", "now", "passphrase", "place", "seen")
-needs_age = pytest.mark.skipif(shutil.which("age") is None, reason="age is not on PATH")
 
 
 def committed_files(directory: Path) -> dict[str, bytes | str]:
@@ -62,7 +60,7 @@ def test_ovfuse_releases_what_it_may(name: str) -> None:
     compare(name, ovfuse)
 
 
-@needs_age
+@pytest.mark.tools
 @pytest.mark.parametrize("name", [n for n in NAMES if not n.startswith("passphrase")])
 def test_second_decryptor_agrees(name: str) -> None:
     compare(name, second)
@@ -75,7 +73,7 @@ def run_second(name: str, *out: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-@needs_age
+@pytest.mark.tools
 def test_second_decryptor_is_a_command(tmp_path: Path) -> None:
     assert run_second("envelope", tmp_path).returncode == 0
     assert committed_files(tmp_path) == build.BASE.files
