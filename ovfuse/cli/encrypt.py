@@ -4,6 +4,7 @@ import os
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from ovfuse.cli import terminal
@@ -22,13 +23,20 @@ from ovfuse.cli.parameters import (
     TargetCipherdir,
 )
 from ovfuse.cli.passphrase import ask_new_passphrase
-from ovfuse.errors import KeyFileError, OvfuseError, SourceError, UsageError
-from ovfuse.keys.history import History
+from ovfuse.errors import (
+    KeyFileError,
+    OvfuseError,
+    RollbackError,
+    SourceError,
+    UsageError,
+)
+from ovfuse.keys.history import History, Place
 from ovfuse.keys.identities import find_identities
 from ovfuse.keys.own import OwnFile, own_identities, own_signing_key, read_signing_key
 from ovfuse.keys.recipients import own_recipients, parse_recipients
 from ovfuse.keys.trusted import trusted_keys
 from ovfuse.quote import quoted
+from ovfuse.sealed.envelope import Envelope
 from ovfuse.sealed.manifest import Manifest, Terms
 from ovfuse.sealed.opening import SealedModel
 from ovfuse.sealed.publish import SealingRequest, seal
@@ -74,6 +82,7 @@ def encrypt(
         name=name,
         new_model=new_model,
         terms=terms,
+        check_current=partial(_check_newest, cipherdir),
     )
     with terminal.progress("sealing") as (on_total, on_bytes):
         manifest = seal(request, on_total=on_total, on_bytes=on_bytes)
@@ -128,6 +137,18 @@ def _seconds(text: str | None) -> int | None:
             f"{quoted(text)} is not a date", hint="2027-01-31 or 2027-01-31T18:00+02:00"
         )
     return seconds
+
+
+def _check_newest(cipherdir: Path, envelope: Envelope) -> None:
+    """Never make a second version with the number of one that was seen before."""
+    try:
+        History().check(Place(Path(os.path.realpath(cipherdir)), ""), envelope)
+    except RollbackError as error:
+        raise RollbackError(
+            error.message,
+            hint="put the newest sealing back, or start over with --new-model, or "
+            "accept what is there with: ovfuse verify --allow-rollback CIPHERDIR",
+        ) from None
 
 
 def _remember(manifest: Manifest, request: SealingRequest) -> None:

@@ -66,7 +66,7 @@ def own_signing_key() -> tuple[SigningKey, OwnFile]:
     created = _create_missing(path, _write_signing_key)
     key = read_signing_key(path)
     public = PublicKey(key.public.raw, _comment())
-    _create_missing(path.with_name(f"{path.name}.pub"), partial(_write_public, public))
+    _create_missing(path.with_name(f"{path.name}.pub"), partial(_publish, public))
     return key, OwnFile(path, created)
 
 
@@ -99,13 +99,12 @@ def write_identity(path: Path) -> None:
 
 
 def _write_signing_key(path: Path) -> None:
-    """Last the key itself: whoever is killed before has made nothing of use."""
-    key = SigningKey.generate(_comment())
-    add_trusted(key.public)
-    create_private(path, key.to_openssh())
+    create_private(path, SigningKey.generate(_comment()).to_openssh())
 
 
-def _write_public(key: PublicKey, path: Path) -> None:
+def _publish(key: PublicKey, path: Path) -> None:
+    """Trust the own key, then write its public half: once that is there, all is."""
+    add_trusted(key)
     create_private(path, f"{key.line}\n".encode(), mode=0o644)
 
 

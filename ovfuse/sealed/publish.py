@@ -22,6 +22,7 @@ from ovfuse.errors import (
 )
 from ovfuse.quote import quoted
 from ovfuse.sealed import layout
+from ovfuse.sealed.envelope import Envelope
 from ovfuse.sealed.manifest import ClearFacts, Manifest, Previous, Terms
 from ovfuse.sealed.opening import LockedSealing
 from ovfuse.sealed.paths import is_model_name
@@ -49,6 +50,7 @@ class SealingRequest:
         new_model: start over with a fresh model id and version 1.
         terms: of the new sealing.
         passphrase: which opens it too, or None.
+        check_current: raises if the sealing that is there must not be followed.
     """
 
     model_directory: Path
@@ -61,6 +63,7 @@ class SealingRequest:
     new_model: bool
     terms: Terms
     passphrase: str | None = None
+    check_current: Callable[[Envelope], None] = lambda _: None
 
 
 def seal(
@@ -78,7 +81,8 @@ def seal(
 
     Raises:
         SourceError, UsageError, UntrustedError, BusyError, CipherdirError,
-        DamagedError: nothing was changed then.
+        DamagedError, and what `check_current` raises: nothing was changed then,
+        unless the error says so.
     """
     if not request.recipients and request.passphrase is None:
         raise UsageError("a model needs a recipient or a passphrase")
@@ -133,6 +137,7 @@ def _plan(request: SealingRequest, writer: CipherdirWriter) -> SealingPlan:
     with writer.current() as current:
         envelope = current.envelope
         _check_ours(envelope.signers, request)
+        request.check_current(envelope)
         name = _current_name(current, request)
     facts = ClearFacts(
         format=1,

@@ -130,7 +130,7 @@ class CipherdirWriter:
 
         Raises:
             SourceError: a file changed or cannot be read; nothing was changed.
-            CipherdirError: the disk refused; nothing was changed.
+            CipherdirError: the disk refused; nothing was changed, unless it says so.
         """
         try:
             with self._seals() as seals_fd:
@@ -205,7 +205,17 @@ class CipherdirWriter:
                 unused = {NEW_POINTER, seal_id} - self._current_ids()
                 remove_others(set(os.listdir(seals_fd)) - unused, seals_fd)
             raise
-        os.fsync(self._model.fd)
+        self._sync_pointer()
+
+    def _sync_pointer(self) -> None:
+        """Make the switch last. It has happened: nothing is removed after an error."""
+        try:
+            os.fsync(self._model.fd)
+        except OSError as error:
+            raise CipherdirError(
+                f"{quoted(self._path)} was switched to the new sealing, but that may "
+                f"not survive a power failure: {error.strerror}"
+            ) from None
 
     def _remove_empty(self) -> None:
         """After a failed first sealing: leave nothing, not even a directory."""

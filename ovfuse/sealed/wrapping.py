@@ -15,6 +15,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
+    load_ssh_private_key,
     load_ssh_public_key,
 )
 
@@ -136,9 +137,17 @@ class Identity:
             KeyFileError: of another type, or protected by a passphrase.
         """
         try:
+            # The age library panics, with lines on stderr, where numbers do not fit.
+            load_ssh_private_key(data, password=None)
             with _no_panic():
                 age = pyrage.ssh.Identity.from_buffer(data)
-        except (pyrage.IdentityError, _PanicError):
+        except (
+            pyrage.IdentityError,
+            _PanicError,
+            TypeError,
+            ValueError,
+            UnsupportedAlgorithm,
+        ):
             raise KeyFileError("not an SSH private key that age can use") from None
         return cls(None, age)
 

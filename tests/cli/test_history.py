@@ -34,6 +34,7 @@ def versions(home: Home, plain: Path, scratch: Path) -> dict[str, Path]:
     (plain / "model.xml").write_text("<other/>")
     shutil.rmtree(here)
     shutil.copytree(found["first"], here)
+    succeed(home, "verify", "--allow-rollback", here)
     succeed(home, "encrypt", plain, here)
     found["other second"] = shutil.copytree(here, scratch / "other")
     succeed(home, "encrypt", "--new-model", plain, here)
@@ -73,6 +74,28 @@ def test_what_goes_back_is_refused_until_it_is_allowed(
     assert not (scratch / "out").exists()
     succeed(device, "decrypt", "--allow-rollback", place, scratch / "out")
     succeed(device, "verify", place)
+
+
+def test_no_second_version_of_the_same_number_is_made(
+    home: Home, plain: Path, scratch: Path
+) -> None:
+    """A publisher whose cipherdir went back would be refused by every device."""
+    here = scratch / "model"
+    succeed(home, "encrypt", plain, here)
+    older = shutil.copytree(here, scratch / "older")
+    succeed(home, "encrypt", plain, here)
+    put(older, here)
+
+    said = refused(home, RollbackError, "encrypt", plain, here)
+    assert "it is version 1, and version 2 was seen here" in said
+    assert "--new-model" in said
+    assert sorted(here.rglob("*")) == sorted(here / p for p in inside(older))
+    succeed(home, "encrypt", "--new-model", plain, here)
+    succeed(home, "encrypt", plain, here)
+
+
+def inside(directory: Path) -> list[Path]:
+    return [path.relative_to(directory) for path in directory.rglob("*")]
 
 
 def test_place_in_a_tree_has_its_own_state(

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import pyrage
 import pytest
 
+from ovfuse.errors import KeyFileError
 from ovfuse.sealed.wrapping import Identity, unwrap
 from tests.fuzz.mutations import byte_mutator
-from tests.fuzz.parsers_of_keys import own_identity
+from tests.fuzz.parsers_of_keys import own_identity, ssh_rsa_key
 from tests.fuzz.targets import CORPUS, Target, all_targets
 
 NAMES = sorted(path.name for path in CORPUS.iterdir())
@@ -69,6 +70,16 @@ def test_corpus_and_mutations(name: str, targets: dict[str, Target]) -> None:
         check(target, data, f"mutation {number}")
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory
     assert grown << 10 < MOST_MEMORY
+
+
+@pytest.mark.parametrize("prime", [b"\0", b"\1", b""])
+def test_numbers_that_do_not_fit_are_refused_silently(
+    capfd: pytest.CaptureFixture[str], prime: bytes
+) -> None:
+    """The age library would panic at them, with lines of its own on stderr."""
+    with pytest.raises(KeyFileError, match="not an SSH private key"):
+        Identity.from_openssh(ssh_rsa_key(prime))
+    assert capfd.readouterr().err == ""
 
 
 def test_library_that_panics_opens_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,16 +93,19 @@ def test_own_key_stays_untrusted_once_it_is_removed() -> None:
     assert trusted_keys() == frozenset()
 
 
-def test_signing_key_is_trusted_before_it_can_be_used(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def interrupt(path: Path, data: bytes) -> None:
-        assert len(trusted_keys()) == 1
+def test_what_was_interrupted_is_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: PublicKey) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ovfuse.keys.own.create_private", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        own_signing_key()
+    with monkeypatch.context() as patch:
+        patch.setattr("ovfuse.keys.own.add_trusted", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            own_signing_key()
+    assert trusted_keys() == frozenset()
+    key, file = own_signing_key()
+
+    assert not file.created
+    assert {trusted.raw for trusted in trusted_keys()} == {key.public.raw}
 
 
 def test_comment_without_an_account(monkeypatch: pytest.MonkeyPatch) -> None:

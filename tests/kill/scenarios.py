@@ -263,7 +263,10 @@ def _recipient_in(path: Path) -> str:
 
 
 def _keys_hold(world: World) -> bool:
-    """Each file is missing or whole and closed to others; the key is trusted."""
+    """Each file is missing or whole and closed to others; nothing else is trusted.
+
+    The public half comes last: once it is there, the key is trusted.
+    """
     config = world.home.config
     public, private = world.home.public_key, config / "signing_key"
     if world.home.identity.exists():
@@ -272,9 +275,12 @@ def _keys_hold(world: World) -> bool:
     if private.exists():
         assert private.stat().st_mode & 0o077 == 0
         key = read_signing_key(private).public
-        assert key.fingerprint in _trusted(world)
+        assert _trusted(world) <= {key.fingerprint}
         if public.exists():
             assert parse_public_keys(public) == [key]
+            assert key.fingerprint in _trusted(world)
+    else:
+        assert not _trusted(world)
     return all(path.exists() for path in (world.home.identity, private, public))
 
 

@@ -1,5 +1,6 @@
 """Sealing: versions, names, who may, and what is on the disk afterwards."""
 
+import errno
 import json
 import os
 import shutil
@@ -713,6 +714,27 @@ def test_both_sealings_survive_one_that_fails(
 
     assert snapshot(cipherdir) == before
     assert len(list((cipherdir / "seals").iterdir())) == 2
+
+
+def test_switch_that_may_not_last_is_told_as_such(
+    request_: SealingRequest, cipherdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new sealing is the current one: nothing is removed, and nobody misled."""
+    seal_quietly(request_)
+    fsync = os.fsync
+
+    def fail_for_directories(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", fail_for_directories)
+    with pytest.raises(CipherdirError, match=r"switched to .*: Input/output error"):
+        seal_quietly(request_)
+
+    with SealedModel.open(cipherdir) as model, model.current() as current:
+        assert current.envelope.facts.version == 2
+    assert len(seal_ids(cipherdir)) == 2
 
 
 def test_new_model_is_never_older_than_the_one_it_replaces(
