@@ -2,18 +2,17 @@
 
 Used for clear facts, manifest and envelope. Decoding is strict by construction:
 what does not encode to the very same bytes is refused, and with it duplicate
-members, white space, other escapes and other forms of numbers.
+members, white space, other escapes, other forms of numbers and of base64 (which is
+what a field of bytes is in JSON).
 """
 
-import base64
-import binascii
 from typing import TypeVar
 
 import msgspec
 
 from ovfuse.errors import DamagedError
 
-__all__ = ["Record", "decode", "decode_base64", "encode", "encode_base64"]
+__all__ = ["Record", "decode", "encode"]
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -42,23 +41,3 @@ def decode(data: bytes, kind: type[_RecordT], what: str) -> _RecordT:
     if encode(record) != data:
         raise DamagedError(f"the {what} is not in canonical form")
     return record
-
-
-def encode_base64(data: bytes) -> str:
-    """Return padded standard base64."""
-    return base64.b64encode(data).decode("ascii")
-
-
-def decode_base64(text: str, what: str) -> bytes:
-    """Return the bytes of canonical, padded standard base64.
-
-    Raises:
-        DamagedError: anything else; `what` names it.
-    """
-    try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise DamagedError(f"the {what} is not base64") from None
-    if encode_base64(data) != text:
-        raise DamagedError(f"the {what} is not canonical base64")
-    return data

@@ -12,13 +12,7 @@ from msgspec import Meta
 
 from ovfuse.errors import DamagedError, KeyFileError
 from ovfuse.sealed import layout
-from ovfuse.sealed.canonical import (
-    Record,
-    decode,
-    decode_base64,
-    encode,
-    encode_base64,
-)
+from ovfuse.sealed.canonical import Record, decode, encode
 from ovfuse.sealed.manifest import ClearFacts, parse_clear_facts
 from ovfuse.sealed.offsets import PREFIX_SIZE, TAG_SIZE
 from ovfuse.sealed.signing import PublicKey, SigningKey
@@ -29,12 +23,12 @@ _LENGTH_SIZE: Final = 4
 
 
 class _Signature(Record, frozen=True):
-    keyid: str
-    sig: str
+    keyid: bytes
+    sig: bytes
 
 
 class _Dsse(Record, frozen=True):
-    payload: str
+    payload: bytes
     payloadType: str  # noqa: N815 - the member's name in DSSE
     signatures: Annotated[
         tuple[_Signature, ...], Meta(max_length=layout.SIGNATURES_MAX)
@@ -77,14 +71,11 @@ def make_envelope(payload: bytes, signing_keys: list[SigningKey]) -> bytes:
     """Return the envelope's bytes with one signature per key."""
     message = pae(payload)
     signatures = tuple(
-        _Signature(
-            keyid=encode_base64(key.public.blob), sig=encode_base64(key.sign(message))
-        )
-        for key in signing_keys
+        _Signature(keyid=key.public.blob, sig=key.sign(message)) for key in signing_keys
     )
     return encode(
         _Dsse(
-            payload=encode_base64(payload),
+            payload=payload,
             payloadType=layout.PAYLOAD_TYPE,
             signatures=signatures,
         )
@@ -103,8 +94,8 @@ def parse_envelope(data: bytes, seal_id: str) -> Envelope:
     dsse = decode(data, _Dsse, "envelope")
     if dsse.payloadType != layout.PAYLOAD_TYPE:
         raise DamagedError("the envelope's payload is of an unknown type")
-    payload = decode_base64(dsse.payload, "payload")
-    message = pae(payload)
+    del data  # an envelope may be large
+    payload, message = dsse.payload, pae(dsse.payload)
     signers = tuple(_verified(signature, message) for signature in dsse.signatures)
     clear_facts, manifest_message = _split(payload)
     return Envelope(
@@ -118,10 +109,10 @@ def parse_envelope(data: bytes, seal_id: str) -> Envelope:
 
 def _verified(signature: _Signature, message: bytes) -> PublicKey:
     try:
-        signer = PublicKey.from_blob(decode_base64(signature.keyid, "key id"))
+        signer = PublicKey.from_blob(signature.keyid)
     except KeyFileError:
         raise DamagedError("the envelope has a signature of an unknown kind") from None
-    if not signer.verifies(decode_base64(signature.sig, "signature"), message):
+    if not signer.verifies(signature.sig, message):
         raise DamagedError("a signature of the envelope does not verify")
     return signer
 

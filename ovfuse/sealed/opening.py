@@ -104,7 +104,7 @@ class SealedModel:
         finally:
             os.close(fd)
         if size > layout.POINTER_MAX_SIZE:
-            data += b"..."  # whatever follows, the version in front still speaks
+            data += b"..."  # too long for format 1; a newer one may be longer
         return parse_pointer(data)
 
     def current(self) -> "LockedSealing":
@@ -185,10 +185,12 @@ class LockedSealing:
     """
 
     def __init__(self, directory_fd: int, seal_id: str) -> None:
-        data = beneath.read_small(
-            layout.ENVELOPE_NAME, directory_fd, layout.ENVELOPE_MAX_SIZE, "envelope"
+        self.envelope: Final[Envelope] = parse_envelope(
+            beneath.read_small(
+                layout.ENVELOPE_NAME, directory_fd, layout.ENVELOPE_MAX_SIZE, "envelope"
+            ),
+            seal_id,
         )
-        self.envelope: Final[Envelope] = parse_envelope(data, seal_id)
         self._fd = directory_fd
 
     def open_keys(self) -> int:

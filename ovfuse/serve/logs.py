@@ -10,7 +10,7 @@ import logging.handlers
 import os
 import stat
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 
 from ovfuse.errors import UsageError, describe
 from ovfuse.quote import printable, quoted
@@ -73,6 +73,7 @@ class Logs:
         self._use(None)
         if self._file is not None:
             self._file.close()
+            self._file.stream.close()
 
     def _use(self, handler: logging.Handler | None) -> None:
         for name in ("ovfuse", _BINDING):
@@ -84,7 +85,7 @@ class Logs:
         self._current = [] if handler is None else [handler]
 
 
-def _file_handler(path: Path) -> logging.Handler:
+def _file_handler(path: Path) -> "logging.StreamHandler[TextIO]":
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         # O_NONBLOCK: opening a FIFO that nobody reads must not hang.
@@ -98,7 +99,7 @@ def _file_handler(path: Path) -> logging.Handler:
         os.close(descriptor)
         raise UsageError(f"the log file {quoted(path)} is not a regular file")
     stream = os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace")
-    handler = logging.StreamHandler(stream)
+    handler: logging.StreamHandler[TextIO] = logging.StreamHandler(stream)
     handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
     return handler
 

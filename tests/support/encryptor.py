@@ -317,7 +317,7 @@ def encrypt(plain: Plain, seed: str, edits: Edits = NO_EDITS) -> SealedFiles:
         "files": entries,
         "name": plain.name,
         "previous": plain.previous,
-        "terms": plain.terms,
+        "terms": copy.deepcopy(plain.terms),
     }
     edits.manifest(manifest)
     message = edits.manifest_message(
