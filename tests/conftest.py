@@ -1,6 +1,7 @@
 """Set-up of every run: components that tests need, and Hypothesis."""
 
 import os
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
@@ -23,6 +24,14 @@ def pytest_configure(config: pytest.Config) -> None:
     except ValueError as error:
         raise pytest.UsageError(str(error)) from None
     config.pluginmanager.register(secrets.Plugin(), "secrets in output")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _state_of_the_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """For fixtures of several tests, which come before what a test has of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
 
 
 @pytest.fixture(autouse=True)
