@@ -94,6 +94,6 @@ def test_directories_and_keys_are_found_as_by_a_user(
 @pytest.mark.parametrize("model", MODELS)
 def test_second_decryptor_finds_the_directories(model: Json, tmp_path: Path) -> None:
     identity = private_copy(model["identities"][0], tmp_path)
-    found = Model(V1 / model["model"], identity, TRUSTED, told_of(model))
+    found = Model(V1 / model["model"], identity, TRUSTED, **told_of(model))
 
     assert found.manifest["directories"] == model["directories"]

@@ -248,11 +248,13 @@ def _second_refusing() -> Iterator[None]:
         yield
     except second_decryptor.RefusedError as error:
         raise RefusedError(*error.args) from error
+    except second_decryptor.DAMAGE as error:
+        raise RefusedError("damaged") from error
 
 
 @contextmanager
 def second(tree: Path, identity: Path, trusted: Path, told: Json) -> Iterator[Reader]:
     """Open a model with the second decryptor."""
     with _second_refusing():
-        model = second_decryptor.Model(tree, identity, trusted, told)
+        model = second_decryptor.Model(tree, identity, trusted, **told)
     yield Second(model)

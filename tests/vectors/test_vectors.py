@@ -82,6 +82,13 @@ def test_second_decryptor_is_a_command(tmp_path: Path) -> None:
     assert (refused.returncode, refused.stderr) == (1, "refused: untrusted\n")
 
 
+def test_second_decryptor_is_short() -> None:
+    """Who reads it sees how simple the format is."""
+    lines = Path(second_decryptor.__file__).read_text().splitlines()
+
+    assert len(lines) <= 200
+
+
 def test_second_decryptor_has_nothing_of_ovfuse() -> None:
     text = Path(second_decryptor.__file__).read_text()
 
