@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
-from tests.support import requirements, secrets
+from tests.support import known_secrets, requirements
 
 hypothesis.settings.register_profile("dev", deadline=None)
 hypothesis.settings.register_profile(
@@ -23,7 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[_REQUIRED] = requirements.required(os.environ)
     except ValueError as error:
         raise pytest.UsageError(str(error)) from None
-    config.pluginmanager.register(secrets.Plugin(), "secrets in output")
+    config.pluginmanager.register(known_secrets.Plugin(), "secrets in output")
 
 
 @pytest.fixture(scope="session", autouse=True)

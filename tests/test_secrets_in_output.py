@@ -1,4 +1,4 @@
-"""What tests/support/secrets.py sees, and that it fails a run."""
+"""What tests/support/known_secrets.py sees, and that it fails a run."""
 
 import os
 import subprocess
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ovfuse.sealed.wrapping import Identity
+from tests.support.known_secrets import Collector, collector
 from tests.support.mounting import Home, run_ovfuse, succeed
-from tests.support.secrets import Collector, collector
 from tests.support.users import open_directory
 
 ROOT = Path(__file__).parents[1]

@@ -8,8 +8,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.known_secrets import record_output
 from tests.support.mounting import Home
-from tests.support.secrets import record_output
 
 __all__ = ["Measured", "check_shown", "peak_of", "run_measured"]
 
