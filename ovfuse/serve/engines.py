@@ -19,6 +19,10 @@ def make_engine(setup: Setup) -> Engine:
     Raises:
         MountFailedError: what it needs is not installed.
     """
+    if setup.options.engine == "kernel":
+        from ovfuse.serve.kernel import KernelEngine  # noqa: PLC0415  see above
+
+        return KernelEngine(setup)
     # mfusepy takes libfuse 2 where it finds one, unless it is told.
     os.environ.setdefault("FUSE_LIBRARY_NAME", "fuse3")
     try:

@@ -16,7 +16,7 @@ from ovfuse.quote import quoted
 
 __all__ = ["ENGINES", "MountOptions", "parse_options"]
 
-ENGINES: Final = ("libfuse",)
+ENGINES: Final = ("libfuse", "kernel")
 
 _MAX_ID: Final = 2**32 - 2  # the last one means "unchanged" to chown(2)
 _MAX_DIGITS: Final = 10  # int() takes no number of thousands

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.serve.mounter import NOBODY, ROOT, Mounter
+from tests.support.mounting import ENGINES
 
 
-@pytest.fixture(params=["libfuse"])
+@pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> str:
     """The engine under test; every test of the mount runs with each."""
     name: str = request.param

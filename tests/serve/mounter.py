@@ -38,13 +38,13 @@ class Mounter:
         self.python = sys.executable
         self.uid = os.getuid()
         self.cwd = Path("/")
-        self._engine = engine
+        self.engine = engine
         self._started: list[subprocess.Popen[str]] = []
         self._daemons: set[int] = set()
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start the mount command, its output piped."""
-        options = ["-o", f"engine={self._engine}", "-o", f"log={self.log}"]
+        options = ["-o", f"engine={self.engine}", "-o", f"log={self.log}"]
         as_other = self.uid != os.getuid()
         process = subprocess.Popen(
             [

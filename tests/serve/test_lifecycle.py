@@ -163,6 +163,7 @@ def test_unsuitable_mountpoint_is_told_before_anything_else(mounter: Mounter) ->
     assert "is not empty" in errors
 
 
+@pytest.mark.parametrize("engine", ["libfuse"])
 def test_missing_libfuse_is_told(mounter: Mounter) -> None:
     mounter.environment["FUSE_LIBRARY_NAME"] = "no-such-library"
 

@@ -43,7 +43,7 @@ def test_serving_mount(mounter: Mounter) -> None:
     [found] = [s for s in list_status() if s.mountpoint == f"{mounter.mountpoint}"]
 
     assert found.cipherdir == f"{mounter.source}"
-    assert (found.pid, found.engine, found.state) == (pid, "libfuse", "serving")
+    assert (found.pid, found.engine, found.state) == (pid, mounter.engine, "serving")
     assert found.failed_reads == 0
     assert [model.name for model in found.models] == ["memory"]
     assert found.models[0].version == 1

@@ -44,10 +44,10 @@ __all__ = [
     "succeed",
 ]
 
-ENGINES = ("libfuse",)
+ENGINES = ("libfuse", "kernel")
 """What `-o engine=` takes; every test of a real mount runs with each."""
 
-STAYING_ENGINES = frozenset({"libfuse"})
+STAYING_ENGINES = frozenset(ENGINES)
 """Those that show the sealing they started with until they are mounted again."""
 
 OVFUSE = (os.fspath(Path(sys.executable).with_name("ovfuse")),)

@@ -1,0 +1,84 @@
+"""The nodes that the kernel knows by number, for as long as it does.
+
+Used by the operations. Threading: one lock; entries are immutable but for their count.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from ovfuse.errors import SupersededError
+from ovfuse.serve.kernel.wire import ROOT_ID
+
+if TYPE_CHECKING:
+    from ovfuse.view.contract import Node
+
+__all__ = ["Known", "NodeTable"]
+
+
+@dataclass(slots=True)
+class Known:
+    """A node that the kernel knows.
+
+    Attributes:
+        node: of the view.
+        parent: the number of the directory that it was found in.
+        path: its place in the mount, for the log.
+        lookups: how often the kernel was told of it.
+    """
+
+    node: "Node"
+    parent: int
+    path: bytes
+    lookups: int = 0
+
+
+class NodeTable:
+    """What LOOKUP and READDIRPLUS told, until FORGET takes it back.
+
+    Args:
+        root: returns the root's node, which nobody looks up or forgets.
+    """
+
+    def __init__(self, root: Callable[[], "Node"]) -> None:
+        self._root: Final = root
+        self._known: Final[dict[int, Known]] = {}
+        self._lock = threading.Lock()
+
+    def get(self, number: int) -> Known:
+        """Return the node of that number.
+
+        Raises:
+            SupersededError: it was never told, or is forgotten.
+        """
+        if number == ROOT_ID:
+            return Known(self._root(), ROOT_ID, b"/")
+        known = self._known.get(number)
+        if known is None:
+            raise SupersededError("the kernel asks for a node that it was not told of")
+        return known
+
+    def tell(self, parent: Known, name: bytes, node: "Node") -> None:
+        """Note that the kernel was told of `node` once more."""
+        with self._lock:
+            known = self._known.get(node.number)
+            if known is None or known.node is not node:
+                lookups = known.lookups if known else 0
+                path = parent.path.rstrip(b"/") + b"/" + name
+                known = Known(node, parent.node.number, path, lookups)
+                self._known[node.number] = known
+            known.lookups += 1
+
+    def forget(self, number: int, lookups: int) -> None:
+        """Take back as many tellings; a node without any is dropped."""
+        with self._lock:
+            known = self._known.get(number)
+            if known is None:
+                return
+            known.lookups -= lookups
+            if known.lookups <= 0:
+                del self._known[number]
+
+    def __len__(self) -> int:
+        return len(self._known)

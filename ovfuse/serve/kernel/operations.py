@@ -1,0 +1,305 @@
+"""One request of the kernel, one reply: the filesystem's operations on a view.
+
+Used by the engine's threads. Requests come from the kernel, but nothing here relies on
+their being well-formed. Threading: `answer` is called by all threads at once.
+"""
+
+import errno
+import os
+import stat
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Self
+
+from ovfuse.errors import IsADirectoryNodeError, NotFoundError
+from ovfuse.serve.attributes import (
+    BLOCK_SIZE,
+    NAME_MAX,
+    Access,
+    attributes_of,
+    filesystem_attributes,
+)
+from ovfuse.serve.kernel import wire
+from ovfuse.serve.kernel.files import OpenDirectories, OpenFiles
+from ovfuse.serve.kernel.nodes import Known, NodeTable
+from ovfuse.serve.kernel.wire import Opcode, OpenFlag
+
+if TYPE_CHECKING:
+    from ovfuse.serve.engine import Setup
+    from ovfuse.view.contract import Node
+
+__all__ = ["MAX_READ", "REPLY_SIZE", "REQUEST_SIZE", "Operations", "Request"]
+
+MAX_READ: Final = 1 << 20
+"""Bytes of a READ; FUSE allows 256 pages."""
+REPLY_SIZE: Final = wire.OUT_HEADER.size + MAX_READ
+REQUEST_SIZE: Final = 64 * 1024
+"""More than any request has that is not a WRITE."""
+
+_VALID_SECONDS: Final = 300
+"""What is served never changes; that a name is missing may, in a tree."""
+_NANOSECONDS: Final = 1_000_000_000
+_NO_REPLY: Final = frozenset({Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT})
+_WRITING: Final = frozenset(
+    {
+        *(Opcode.SETATTR, Opcode.SYMLINK, Opcode.MKNOD, Opcode.MKDIR, Opcode.UNLINK),
+        *(Opcode.RMDIR, Opcode.RENAME, Opcode.LINK, Opcode.WRITE, Opcode.SETXATTR),
+        *(Opcode.REMOVEXATTR, Opcode.CREATE, Opcode.FALLOCATE, Opcode.RENAME2),
+        *(Opcode.COPY_FILE_RANGE, Opcode.TMPFILE),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The header's fields that matter, and what follows it."""
+
+    opcode: int
+    unique: int
+    nodeid: int
+    body: memoryview
+
+    @classmethod
+    def parse(cls, data: memoryview) -> Self:
+        """Split what was read from the device.
+
+        Raises:
+            ValueError: it is no request.
+        """
+        if len(data) < wire.IN_HEADER.size:
+            raise ValueError("shorter than a header")
+        length, opcode, unique, nodeid, *_ = wire.IN_HEADER.unpack_from(data)
+        if length != len(data):
+            raise ValueError("not as long as it says")
+        return cls(opcode, unique, nodeid, data[wire.IN_HEADER.size :])
+
+
+_Handler = Callable[[Request, memoryview], int]
+
+
+class Operations:
+    """What the kernel asks, in terms of the view."""
+
+    def __init__(self, setup: "Setup") -> None:
+        self._view = setup.view
+        self._failures = setup.failures
+        self._access = Access.of(setup.options)
+        self.nodes: Final = NodeTable(lambda: setup.view.root)
+        self.files: Final = OpenFiles()
+        self.directories: Final = OpenDirectories()
+        self._handlers: Final[dict[int, _Handler]] = {
+            Opcode.LOOKUP: self._lookup,
+            Opcode.FORGET: self._forget,
+            Opcode.BATCH_FORGET: self._batch_forget,
+            Opcode.GETATTR: self._getattr,
+            Opcode.OPEN: self._open,
+            Opcode.READ: self._read,
+            Opcode.RELEASE: self._release,
+            Opcode.OPENDIR: self._opendir,
+            Opcode.READDIR: self._readdir,
+            Opcode.READDIRPLUS: self._readdirplus,
+            Opcode.RELEASEDIR: self._releasedir,
+            Opcode.STATFS: self._statfs,
+            Opcode.DESTROY: lambda *_: 0,
+        }
+
+    def answer(self, request: Request, reply: memoryview) -> int:
+        """Work one request off.
+
+        Args:
+            request: as the kernel sent it.
+            reply: REPLY_SIZE bytes, of this thread alone.
+
+        Returns:
+            How many bytes of `reply` to write; 0 for none.
+        """
+        result = self._work(request, reply[wire.OUT_HEADER.size :])
+        if request.opcode in _NO_REPLY:
+            return 0
+        size = wire.OUT_HEADER.size + max(result, 0)
+        wire.OUT_HEADER.pack_into(reply, 0, size, min(result, 0), request.unique)
+        return size
+
+    def take_back(self, request: Request, reply: memoryview) -> None:
+        """Undo what was answered: the kernel did not wait for the reply.
+
+        Args:
+            request: as the kernel sent it.
+            reply: its whole reply.
+        """
+        payload = reply[wire.OUT_HEADER.size :]
+        if not payload:
+            return
+        if request.opcode == Opcode.LOOKUP:
+            self.nodes.forget(wire.ENTRY_OUT.unpack_from(payload)[0], 1)
+        elif request.opcode == Opcode.OPEN:
+            self.files.release(wire.OPEN_OUT.unpack_from(payload)[0])
+        elif request.opcode == Opcode.OPENDIR:
+            self.directories.release(wire.OPEN_OUT.unpack_from(payload)[0])
+        elif request.opcode == Opcode.READDIRPLUS:
+            self._take_back_entries(payload)
+
+    def _take_back_entries(self, payload: memoryview) -> None:
+        while payload:
+            number = wire.ENTRY_OUT.unpack_from(payload)[0]
+            self.nodes.forget(number, 1)
+            payload = payload[wire.ENTRY_OUT.size :]
+            _, _, length, _ = wire.DIRENT.unpack_from(payload)
+            payload = payload[wire.dirent_size(bytes(length)) :]
+
+    def _work(self, request: Request, payload: memoryview) -> int:
+        """Return the bytes of the payload, or a negative errno."""
+        handler = self._handlers.get(request.opcode)
+        if handler is None:
+            return -errno.EROFS if request.opcode in _WRITING else -errno.ENOSYS
+        try:
+            return handler(request, payload)
+        except struct.error:
+            return -errno.EIO  # shorter than its kind must be
+        except Exception as error:  # noqa: BLE001  whatever it is, it is answered
+            kind = Opcode(request.opcode).name.lower()
+            return -self._failures.record(kind, self._path(request), error)
+
+    def _path(self, request: Request) -> bytes:
+        try:
+            path = self.nodes.get(request.nodeid).path
+        except Exception:  # noqa: BLE001  only for the log
+            return b"?"
+        if request.opcode == Opcode.LOOKUP:
+            return path.rstrip(b"/") + b"/" + _name(request.body)
+        return path
+
+    # Names and attributes
+
+    def _lookup(self, request: Request, payload: memoryview) -> int:
+        parent, name = self.nodes.get(request.nodeid), _name(request.body)
+        try:
+            node = self._view.lookup(parent.node, name)
+        except NotFoundError:
+            return -errno.ENOENT
+        return self._tell(parent, name, node, payload)
+
+    def _tell(
+        self, parent: Known, name: bytes, node: "Node", payload: memoryview
+    ) -> int:
+        """Write an entry; the kernel knows the node from now on."""
+        attributes = self._attributes(node)
+        timeouts = (_VALID_SECONDS, _VALID_SECONDS, 0, 0)
+        wire.ENTRY_OUT.pack_into(payload, 0, node.number, 0, *timeouts, *attributes)
+        self.nodes.tell(parent, name, node)
+        return wire.ENTRY_OUT.size
+
+    def _forget(self, request: Request, _payload: memoryview) -> int:
+        (lookups,) = wire.FORGET_IN.unpack_from(request.body)
+        self.nodes.forget(request.nodeid, lookups)
+        return 0
+
+    def _batch_forget(self, request: Request, _payload: memoryview) -> int:
+        count, _ = wire.BATCH_FORGET_IN.unpack_from(request.body)
+        entries = request.body[wire.BATCH_FORGET_IN.size :]
+        for index in range(min(count, len(entries) // wire.FORGET_ONE.size)):
+            forgotten = wire.FORGET_ONE.unpack_from(entries, index * 16)
+            self.nodes.forget(*forgotten)
+        return 0
+
+    def _getattr(self, request: Request, payload: memoryview) -> int:
+        attributes = self._attributes(self.nodes.get(request.nodeid).node)
+        wire.ATTR_OUT.pack_into(payload, 0, _VALID_SECONDS, 0, 0, *attributes)
+        return wire.ATTR_OUT.size
+
+    def _attributes(self, node: "Node") -> tuple[int, ...]:
+        found = attributes_of(node, self._access)
+        seconds, nanoseconds = divmod(found.time_ns, _NANOSECONDS)
+        return (
+            *(found.number, found.size, found.sectors),
+            *(seconds, seconds, seconds),
+            *(nanoseconds, nanoseconds, nanoseconds),
+            *(found.mode, found.link_count, found.uid, found.gid),
+            *(0, BLOCK_SIZE, 0),
+        )
+
+    def _statfs(self, _request: Request, payload: memoryview) -> int:
+        found = filesystem_attributes(self._view.totals())
+        sizes = (BLOCK_SIZE, NAME_MAX, BLOCK_SIZE, 0)
+        wire.STATFS_OUT.pack_into(
+            payload, 0, found.blocks, 0, 0, found.files, 0, *sizes
+        )
+        return wire.STATFS_OUT.size
+
+    # Files
+
+    def _open(self, request: Request, payload: memoryview) -> int:
+        flags, _ = wire.OPEN_IN.unpack_from(request.body)
+        if flags & os.O_ACCMODE != os.O_RDONLY:  # the mount is `ro`: a second fence
+            return -errno.EROFS
+        node = self.nodes.get(request.nodeid).node
+        if node.is_directory:
+            raise IsADirectoryNodeError("it is a directory")
+        fh = self.files.add(node.number, self._view.open(node))
+        wire.OPEN_OUT.pack_into(payload, 0, fh, OpenFlag.KEEP_CACHE, 0)
+        return wire.OPEN_OUT.size
+
+    def _read(self, request: Request, payload: memoryview) -> int:
+        fh, offset, size, *_ = wire.READ_IN.unpack_from(request.body)
+        return self.files.get(fh).read_into(offset, payload[: min(size, MAX_READ)])
+
+    def _release(self, request: Request, _payload: memoryview) -> int:
+        self.files.release(wire.RELEASE_IN.unpack_from(request.body)[0])
+        return 0
+
+    # Directories
+
+    def _opendir(self, request: Request, payload: memoryview) -> int:
+        known = self.nodes.get(request.nodeid)
+        parent = self.nodes.get(known.parent).node
+        children = self._view.children(known.node)
+        fh = self.directories.add(((b".", known.node), (b"..", parent), *children))
+        wire.OPEN_OUT.pack_into(payload, 0, fh, 0, 0)
+        return wire.OPEN_OUT.size
+
+    def _readdir(self, request: Request, payload: memoryview) -> int:
+        fh, offset, size, *_ = wire.READ_IN.unpack_from(request.body)
+        listing, position = self.directories.get(fh), 0
+        room = min(size, MAX_READ)
+        for index in range(offset, len(listing)):
+            name, node = listing[index]
+            if position + wire.dirent_size(name) > room:
+                break
+            position += _write_dirent(payload[position:], name, node, index)
+        return position
+
+    def _readdirplus(self, request: Request, payload: memoryview) -> int:
+        """Entries with their attributes: each but `.` and `..` counts as a lookup."""
+        fh, offset, size, *_ = wire.READ_IN.unpack_from(request.body)
+        parent = self.nodes.get(request.nodeid)
+        listing, position = self.directories.get(fh), 0
+        room = min(size, MAX_READ)
+        for index in range(offset, len(listing)):
+            name, node = listing[index]
+            if position + wire.ENTRY_OUT.size + wire.dirent_size(name) > room:
+                break
+            entry = payload[position:]
+            if name in (b".", b".."):
+                entry[: wire.ENTRY_OUT.size] = bytes(wire.ENTRY_OUT.size)
+            else:
+                self._tell(parent, name, node, entry)
+            position += wire.ENTRY_OUT.size
+            position += _write_dirent(payload[position:], name, node, index)
+        return position
+
+    def _releasedir(self, request: Request, _payload: memoryview) -> int:
+        self.directories.release(wire.RELEASE_IN.unpack_from(request.body)[0])
+        return 0
+
+
+def _name(body: memoryview) -> bytes:
+    return body.tobytes().split(b"\0", 1)[0]
+
+
+def _write_dirent(target: memoryview, name: bytes, node: "Node", index: int) -> int:
+    kind = stat.S_IFDIR if node.is_directory else stat.S_IFREG
+    wire.DIRENT.pack_into(target, 0, node.number, index + 1, len(name), kind >> 12)
+    size = wire.dirent_size(name)
+    target[wire.DIRENT.size : size] = name.ljust(size - wire.DIRENT.size, b"\0")
+    return size

@@ -1,0 +1,227 @@
+"""The engine that speaks the kernel's protocol: what the other engines cannot show."""
+
+import errno
+import os
+import random
+import re
+import signal
+import struct
+import subprocess
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from ovfuse.serve.engine import Setup
+from ovfuse.serve.failures import Failures
+from ovfuse.serve.kernel import wire
+from ovfuse.serve.kernel.operations import REPLY_SIZE, Operations, Request
+from ovfuse.serve.kernel.wire import Opcode
+from ovfuse.serve.options import MountOptions
+from ovfuse.view.contract import View
+from tests.serve.memory_view import MemoryView
+from tests.serve.mounter import Mounter
+from tests.support.waiting import wait_until
+
+HEADER = Path("/usr/include/linux/fuse.h")
+LAYOUTS = {
+    "in_header": wire.IN_HEADER,
+    "out_header": wire.OUT_HEADER,
+    "init_out": wire.INIT_OUT,
+    "entry_out": wire.ENTRY_OUT,
+    "attr_out": wire.ATTR_OUT,
+    "dirent": wire.DIRENT,
+    "open_in": wire.OPEN_IN,
+    "open_out": wire.OPEN_OUT,
+    "read_in": wire.READ_IN,
+    "release_in": wire.RELEASE_IN,
+    "forget_in": wire.FORGET_IN,
+    "batch_forget_in": wire.BATCH_FORGET_IN,
+    "forget_one": wire.FORGET_ONE,
+    "interrupt_in": wire.INTERRUPT_IN,
+    "statfs_out": wire.STATFS_OUT,
+}
+MUTATIONS = 1_000_000
+ROOT = wire.ROOT_ID
+
+
+@pytest.fixture
+def engine() -> str:
+    return "kernel"
+
+
+@pytest.fixture
+def operations(source: Path) -> Operations:
+    setup = Setup(
+        view=cast("View", MemoryView(source)),
+        cipherdir=source,
+        mountpoint=source,
+        options=MountOptions(),
+        failures=Failures(),
+    )
+    return Operations(setup)
+
+
+def ask(
+    operations: Operations, opcode: int, nodeid: int, body: bytes = b""
+) -> tuple[int, bytes]:
+    """Return the errno and the payload of the reply."""
+    reply = memoryview(bytearray(REPLY_SIZE))
+    size = operations.answer(Request(opcode, 7, nodeid, memoryview(body)), reply)
+    length, error, unique = wire.OUT_HEADER.unpack_from(reply)
+    assert (length, unique) == (size, 7)
+    return -error, bytes(reply[wire.OUT_HEADER.size : size])
+
+
+def look_up(operations: Operations, parent: int, name: bytes) -> int:
+    code, payload = ask(operations, Opcode.LOOKUP, parent, name + b"\0")
+    assert code == 0
+    number: int = wire.ENTRY_OUT.unpack(payload)[0]
+    return number
+
+
+def test_layouts_and_numbers_are_those_of_the_header(tmp_path: Path) -> None:
+    """As far as this machine's header has them: Debian 12 has that of Linux 6.1."""
+    text = HEADER.read_text()
+    structs = [name for name in LAYOUTS if f"struct fuse_{name} {{" in text]
+    assert len(structs) >= 14
+    opcodes = [op for op in Opcode if re.search(rf"FUSE_{op.name}\b", text)]
+    flags = [flag for flag in wire.InitFlag if re.search(rf"FUSE_{flag.name}\s", text)]
+    assert len(opcodes) >= 28
+    assert len(flags) == len(wire.InitFlag)
+    lines = [f"S({name})" for name in structs]
+    lines += [f"N(FUSE_{member.name})" for member in (*opcodes, *flags)]
+    (tmp_path / "sizes.c").write_text(
+        "#include <stdio.h>\n#include <linux/fuse.h>\n"
+        '#define S(n) printf("%zu\\n", sizeof(struct fuse_##n));\n'
+        '#define N(n) printf("%llu\\n", (unsigned long long)(n));\n'
+        f"int main(void) {{\n{chr(10).join(lines)}\nreturn 0; }}\n"
+    )
+    subprocess.run(["gcc", "-o", "sizes", "sizes.c"], cwd=tmp_path, check=True)
+    said = subprocess.run(tmp_path / "sizes", check=True, capture_output=True).stdout
+    expected = [LAYOUTS[name].size for name in structs]
+    expected += [*map(int, opcodes), *map(int, flags)]
+    assert list(map(int, said.split())) == expected
+
+
+def requests(operations: Operations) -> list[tuple[int, int, bytes]]:
+    """One good request of each kind."""
+    file = look_up(operations, ROOT, b"small.txt")
+    directory = look_up(operations, ROOT, b"sub")
+    _, opened = ask(operations, Opcode.OPEN, file, wire.OPEN_IN.pack(0, 0))
+    fh = wire.OPEN_OUT.unpack(opened)[0]
+    _, opened = ask(operations, Opcode.OPENDIR, directory, wire.OPEN_IN.pack(0, 0))
+    dfh = wire.OPEN_OUT.unpack(opened)[0]
+    forgotten = wire.FORGET_ONE.pack(file, 1) * 2
+    return [
+        (Opcode.LOOKUP, ROOT, b"small.txt\0"),
+        (Opcode.FORGET, file, wire.FORGET_IN.pack(1)),
+        (Opcode.BATCH_FORGET, 0, wire.BATCH_FORGET_IN.pack(2, 0) + forgotten),
+        (Opcode.GETATTR, file, bytes(16)),
+        (Opcode.OPEN, file, wire.OPEN_IN.pack(0, 0)),
+        (Opcode.READ, file, wire.READ_IN.pack(fh, 0, 4096, 0, 0, 0, 0)),
+        (Opcode.RELEASE, file, wire.RELEASE_IN.pack(fh, 0, 0, 0)),
+        (Opcode.OPENDIR, directory, wire.OPEN_IN.pack(0, 0)),
+        (Opcode.READDIR, directory, wire.READ_IN.pack(dfh, 0, 4096, 0, 0, 0, 0)),
+        (Opcode.READDIRPLUS, directory, wire.READ_IN.pack(dfh, 0, 4096, 0, 0, 0, 0)),
+        (Opcode.RELEASEDIR, directory, wire.RELEASE_IN.pack(dfh, 0, 0, 0)),
+        (Opcode.STATFS, ROOT, b""),
+        (Opcode.WRITE, file, bytes(40)),
+        (Opcode.SETATTR, file, bytes(88)),
+        (39, file, bytes(32)),
+        (Opcode.DESTROY, 0, b""),
+    ]
+
+
+@pytest.mark.slow
+def test_a_million_mutated_requests(operations: Operations) -> None:
+    """Each has a reply of the right form, or none where none is due."""
+    chance = random.Random(5)
+    reply = memoryview(bytearray(REPLY_SIZE))
+    known = []
+    for opcode, nodeid, body in requests(operations):
+        size = wire.IN_HEADER.size + len(body)
+        header = wire.IN_HEADER.pack(size, opcode, 7, nodeid, 0, 0, 0, 0, 0)
+        known.append(header + body)
+    answered = 0
+    for _ in range(MUTATIONS):
+        data = bytearray(chance.choice(known))
+        for _ in range(chance.choice((0, 1, 1, 2, 8))):
+            data[chance.randrange(4, len(data))] = chance.choice((0, 1, 255, 7, 45))
+        if chance.random() < 0.3:
+            del data[chance.randrange(len(data)) :]
+            struct.pack_into("=I", data, 0, len(data)) if len(data) >= 4 else None
+        try:
+            request = Request.parse(memoryview(data))
+        except ValueError:
+            continue
+        size = operations.answer(request, reply)
+        if size:
+            length, error, unique = wire.OUT_HEADER.unpack_from(reply)
+            assert (length, unique) == (size, request.unique)
+            assert -200 < error <= 0
+            assert error == 0 or size == wire.OUT_HEADER.size
+            answered += 1
+    assert answered > MUTATIONS / 4
+
+
+def test_what_the_kernel_does_not_wait_for_is_taken_back(
+    operations: Operations,
+) -> None:
+    reply = memoryview(bytearray(REPLY_SIZE))
+    directory = look_up(operations, ROOT, b"sub")
+    assert len(operations.nodes) == 1
+    for opcode, nodeid, body in (
+        (Opcode.LOOKUP, ROOT, b"small.txt\0"),
+        (Opcode.READDIRPLUS, directory, b""),
+    ):
+        fh = 0
+        if not body:
+            _, opened = ask(operations, Opcode.OPENDIR, directory, bytes(8))
+            fh = wire.OPEN_OUT.unpack(opened)[0]
+            body = wire.READ_IN.pack(fh, 0, 4096, 0, 0, 0, 0)  # noqa: PLW2901
+        request = Request(opcode, 7, nodeid, memoryview(body))
+        size = operations.answer(request, reply)
+        assert len(operations.nodes) == 2
+        operations.take_back(request, reply[:size])
+        assert len(operations.nodes) == 1
+    file = look_up(operations, ROOT, b"small.txt")
+    request = Request(Opcode.OPEN, 7, file, memoryview(bytes(8)))
+    size = operations.answer(request, reply)
+    fh = wire.OPEN_OUT.unpack_from(reply, wire.OUT_HEADER.size)[0]
+    operations.take_back(request, reply[:size])
+    code, _ = ask(
+        operations, Opcode.READ, file, wire.READ_IN.pack(fh, 0, 1, 0, 0, 0, 0)
+    )
+    assert code == errno.ESTALE
+
+
+def test_unknown_and_writing_requests(operations: Operations) -> None:
+    assert ask(operations, 4711, ROOT) == (errno.ENOSYS, b"")
+    assert ask(operations, Opcode.MKDIR, ROOT, bytes(8) + b"x\0") == (errno.EROFS, b"")
+    assert ask(operations, Opcode.OPEN, ROOT, wire.OPEN_IN.pack(os.O_RDWR, 0)) == (
+        errno.EROFS,
+        b"",
+    )
+    assert ask(operations, Opcode.READ, ROOT, b"short") == (errno.EIO, b"")
+    assert ask(operations, Opcode.GETATTR, 4711, bytes(16))[0] == errno.ESTALE
+
+
+@pytest.mark.fuse
+def test_process_that_waits_for_a_slow_unlock_can_be_interrupted(
+    mounter: Mounter,
+) -> None:
+    """As with Ctrl-C: it ends at once, and the mount goes on."""
+    (mounter.source / "slow").mkdir()
+    mounter.mount()
+    reader = subprocess.Popen(["ls", mounter.mountpoint / "slow"])
+    try:
+        where = Path(f"/proc/{reader.pid}/wchan")
+        wait_until(lambda: where.read_text() == "request_wait_answer")
+        reader.send_signal(signal.SIGINT)
+        assert reader.wait(30) == -signal.SIGINT
+    finally:
+        reader.kill()
+        reader.wait()
+        mounter.gate.touch()
+    assert (mounter.mountpoint / "small.txt").read_bytes() == b"hello\n"
