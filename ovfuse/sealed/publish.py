@@ -29,7 +29,7 @@ from ovfuse.sealed.paths import is_model_name
 from ovfuse.sealed.reader import ScratchPool
 from ovfuse.sealed.sealer import CipherdirWriter, SealingPlan
 from ovfuse.sealed.signing import PublicKey, SigningKey, is_trusted
-from ovfuse.sealed.source import scan
+from ovfuse.sealed.source import SourceTree, scan
 from ovfuse.sealed.wrapping import Identity, Recipient
 
 __all__ = ["SealingRequest", "seal"]
@@ -51,6 +51,7 @@ class SealingRequest:
         terms: of the new sealing.
         passphrase: which opens it too, or None.
         check_current: raises if the sealing that is there must not be followed.
+        list_source: what of the model directory is sealed, and how its files are read.
     """
 
     model_directory: Path
@@ -64,6 +65,7 @@ class SealingRequest:
     terms: Terms
     passphrase: str | None = None
     check_current: Callable[[Envelope], None] = lambda _: None
+    list_source: Callable[[Path], SourceTree] = scan
 
 
 def seal(
@@ -81,8 +83,8 @@ def seal(
 
     Raises:
         SourceError, UsageError, UntrustedError, BusyError, CipherdirError,
-        DamagedError, and what `check_current` raises: nothing was changed then,
-        unless the error says so.
+        DamagedError, and what `check_current` and `list_source` raise: nothing was
+        changed then, unless the error says so.
     """
     if not request.recipients and request.passphrase is None:
         raise UsageError("a model needs a recipient or a passphrase")
@@ -91,7 +93,7 @@ def seal(
     _check_apart(request.model_directory, request.cipherdir)
     if request.name is not None:
         _check_name(request.name)
-    source = scan(request.model_directory)
+    source = request.list_source(request.model_directory)
     on_total(source.total_size)
     with CipherdirWriter.open(request.cipherdir) as writer:
         plan = _plan(request, writer)

@@ -49,7 +49,7 @@ from ovfuse.sealed.seals import (
     remove_others,
 )
 from ovfuse.sealed.signing import SigningKey
-from ovfuse.sealed.source import SourceFile, SourceTree, open_unchanged
+from ovfuse.sealed.source import SourceFile, SourceTree
 from ovfuse.sealed.wrapping import (
     PASSPHRASE,
     Recipient,
@@ -307,7 +307,7 @@ def _write_object(  # noqa: PLR0913, PLR0917 - one file from here to there
 ) -> FileEntry:
     object_id = token_hex(layout.ID_SIZE)
     context = object_context(seal_id, object_id)
-    with open_unchanged(file) as read_into:
+    with file.open() as read_into:
         target_fd = create_file(object_id, objects_fd)
         try:
             written = writer.write(read_into, target_fd, context, on_bytes)

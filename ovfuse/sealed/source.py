@@ -7,7 +7,7 @@ or something that cannot be sealed, must be an error and never a wrong model.
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -17,19 +17,40 @@ from ovfuse.quote import quoted
 from ovfuse.sealed import layout
 from ovfuse.sealed.paths import is_path, sort_key
 
-__all__ = ["SourceFile", "SourceTree", "open_unchanged", "scan"]
+__all__ = [
+    "ReadInto",
+    "SourceFile",
+    "SourceTree",
+    "open_unchanged",
+    "opened_unchanged",
+    "scan",
+]
+
+ReadInto = Callable[[memoryview], int]
+"""Fills a buffer from where the last call ended; the number of bytes, 0 at the end."""
 
 _Signature = tuple[int, int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceFile:
-    """A file to be sealed: its path in the model, and where and what it is."""
+    """A file to be sealed: its path in the model, and where and what it is.
+
+    Attributes:
+        path: in the model.
+        location: on disk.
+        size: of the plaintext that is to be sealed, in bytes.
+        signature: by which a change of the file on disk is noticed.
+    """
 
     path: str
     location: str
     size: int
     signature: _Signature
+
+    def open(self) -> AbstractContextManager[ReadInto]:
+        """Open the content that is to be sealed; see `open_unchanged`."""
+        return open_unchanged(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,29 +182,37 @@ def _kind(status: os.stat_result) -> str:
 
 
 @contextmanager
-def open_unchanged(file: SourceFile) -> Iterator[Callable[[memoryview], int]]:
-    """Open a file; at the end check that it is still what was listed.
-
-    What comes is called with a buffer to fill from where the last call ended, and
-    returns the number of bytes, 0 at the end.
+def open_unchanged(file: SourceFile) -> Iterator[ReadInto]:
+    """Open a file for reading from start to end; see `opened_unchanged`.
 
     Raises:
         SourceError: it changed since the listing, or cannot be read.
+    """
+    with opened_unchanged(file) as fd:
+
+        def read_into(buffer: memoryview) -> int:
+            try:
+                return os.readv(fd, [buffer])
+            except OSError as error:
+                raise SourceError(f"{quoted(file.path)}: {error.strerror}") from None
+
+        yield read_into
+
+
+@contextmanager
+def opened_unchanged(file: SourceFile) -> Iterator[int]:
+    """Yield a descriptor of a file; at the end check that it is what was listed.
+
+    Raises:
+        SourceError: it changed since the listing, or cannot be opened.
     """
     try:
         fd = os.open(file.location, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise SourceError(f"{quoted(file.path)}: {error.strerror}") from None
-
-    def read_into(buffer: memoryview) -> int:
-        try:
-            return os.readv(fd, [buffer])
-        except OSError as error:
-            raise SourceError(f"{quoted(file.path)}: {error.strerror}") from None
-
     try:
         _check_unchanged(file, fd)
-        yield read_into
+        yield fd
         _check_unchanged(file, fd)
     finally:
         os.close(fd)
