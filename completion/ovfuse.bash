@@ -2,7 +2,7 @@
 _ovfuse() {
   local current=${COMP_WORDS[COMP_CWORD]} name=${COMP_WORDS[1]-} words=""
   if [ "$COMP_CWORD" = 1 ]; then
-    words="decrypt doctor encrypt inspect keygen mount prune recipients status trust unmount verify --help --version"
+    words="decrypt doctor encrypt import-openssl inspect keygen mount prune recipients status trust unmount verify --help --version"
     mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")
     return
   fi
@@ -17,6 +17,7 @@ _ovfuse() {
     "recipients ") words="add remove list" ;;
     "keygen") words="--output -o --help" ;;
     "encrypt") words="-r --recipient -R --recipients-file -p --passphrase --sign-key --name --new-model --not-before --not-after --machine --help" ;;
+    "import-openssl") words="--key-file --iv-file --password-file --cipher --iter --md --map --plain -r --recipient -R --recipients-file -p --passphrase --sign-key --name --new-model --not-before --not-after --machine --help" ;;
     "mount") words="-i --identity --verify-key -o -f --foreground --help" ;;
     "unmount") words="--lazy --help" ;;
     "status") words="--json --help" ;;

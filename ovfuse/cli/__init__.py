@@ -14,6 +14,7 @@ from ovfuse.cli import (
     decrypt,
     doctor,
     encrypt,
+    import_openssl,
     inspect,
     keygen,
     mount,
@@ -63,6 +64,7 @@ def _options(
 for _name, _command in (
     ("keygen", keygen.keygen),
     ("encrypt", encrypt.encrypt),
+    ("import-openssl", import_openssl.import_openssl),
     ("mount", mount.mount),
     ("unmount", unmount.unmount),
     ("status", status.status),

@@ -1,8 +1,13 @@
-"""`ovfuse encrypt`: seal a model directory."""
+"""`ovfuse encrypt`: seal a model directory.
+
+`import-openssl` does the same with what it decrypts, by `seal_directory`.
+"""
 
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -41,11 +46,27 @@ from ovfuse.sealed.manifest import Manifest, Terms
 from ovfuse.sealed.opening import SealedModel
 from ovfuse.sealed.publish import SealingRequest, seal
 from ovfuse.sealed.signing import SigningKey
+from ovfuse.sealed.source import SourceTree, scan
 from ovfuse.sealed.wrapping import Identity
 
-__all__ = ["encrypt"]
+__all__ = ["SealingOptions", "encrypt", "seal_directory"]
 
 _MACHINE_DIGITS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealingOptions:
+    """What the options of `encrypt` say, by their names."""
+
+    recipient: list[str] | None
+    recipients_file: list[Path] | None
+    passphrase: bool
+    sign_key: Path | None
+    name: str | None
+    new_model: bool
+    not_before: str | None
+    not_after: str | None
+    machine: list[str] | None
 
 
 def encrypt(
@@ -62,27 +83,51 @@ def encrypt(
     machine: Machines = None,
 ) -> None:
     """Seal MODEL_DIR into CIPHERDIR, for its recipients, signed."""
-    if not model_dir.is_dir():  # before any key is made for it
-        raise SourceError(f"there is no model directory {quoted(model_dir)}")
-    terms = _terms(not_before, not_after, machine or [])
-    recipients = parse_recipients(recipient or [], recipients_file or [])
-    own_wanted = not recipients and not passphrase
-    new_passphrase = ask_new_passphrase() if passphrase else None
+    options = SealingOptions(
+        recipient=recipient,
+        recipients_file=recipients_file,
+        passphrase=passphrase,
+        sign_key=sign_key,
+        name=name,
+        new_model=new_model,
+        not_before=not_before,
+        not_after=not_after,
+        machine=machine,
+    )
+    seal_directory(model_dir, cipherdir, options)
+
+
+def seal_directory(
+    directory: Path,
+    cipherdir: Path,
+    options: SealingOptions,
+    list_source: Callable[[Path], SourceTree] = scan,
+) -> None:
+    """Seal a directory and tell about it; `list_source` as in `SealingRequest`."""
+    if not directory.is_dir():  # before any key is made for it
+        raise SourceError(f"there is no model directory {quoted(directory)}")
+    terms = _terms(options.not_before, options.not_after, options.machine or [])
+    recipients = parse_recipients(
+        options.recipient or [], options.recipients_file or []
+    )
+    own_wanted = not recipients and not options.passphrase
+    new_passphrase = ask_new_passphrase() if options.passphrase else None
     identities, identity_file = _identities(own_wanted=own_wanted)
-    signing_key, signing_file = _signing_key(sign_key)
+    signing_key, signing_file = _signing_key(options.sign_key)
     tell_created(identity_file, signing_file)
     request = SealingRequest(
-        model_directory=model_dir,
+        model_directory=directory,
         cipherdir=cipherdir,
         recipients=own_recipients(identities) if own_wanted else recipients,
         passphrase=new_passphrase,
         signing_key=signing_key,
         trusted=trusted_keys() | {signing_key.public},
         identities=identities,
-        name=name,
-        new_model=new_model,
+        name=options.name,
+        new_model=options.new_model,
         terms=terms,
         check_current=partial(_check_newest, cipherdir),
+        list_source=list_source,
     )
     with terminal.progress("sealing") as (on_total, on_bytes):
         manifest = seal(request, on_total=on_total, on_bytes=on_bytes)

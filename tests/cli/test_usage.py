@@ -14,7 +14,7 @@ from tests.support.mounting import OVFUSE, Home, refused, run_as, run_ovfuse, su
 COMMANDS = (
     *("keygen", "encrypt", "mount", "unmount", "status", "verify", "inspect"),
     *("trust", "trust add", "trust list", "trust remove"),
-    *("decrypt", "prune", "doctor", "recipients", "recipients add"),
+    *("import-openssl", "decrypt", "prune", "doctor", "recipients", "recipients add"),
     *("recipients remove", "recipients list"),
 )
 

@@ -15,7 +15,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest import mock
 
-from tests.fuzz import parsers_of_keys, parsers_of_models, parsers_of_words
+from tests.fuzz import (
+    parsers_of_imports,
+    parsers_of_keys,
+    parsers_of_models,
+    parsers_of_words,
+)
 from tests.fuzz.mutations import Mutator, mutate_age_file, mutate_json
 
 __all__ = ["CORPUS", "Target", "all_targets"]
@@ -169,6 +174,11 @@ def all_targets() -> Iterator[dict[str, Target]]:
                 check=words.check_control,
                 seeds=parsers_of_words.requests,
                 max_size=8192,
+            ),
+            Target(
+                name="decrypted",
+                check=parsers_of_imports.check_content,
+                seeds=parsers_of_imports.contents,
             ),
         ]
         yield {target.name: target for target in found}

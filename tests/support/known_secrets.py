@@ -131,6 +131,10 @@ def _observe(home: Home, command: Sequence[Argument], done: Completed) -> None:
     for before, word in pairwise(words):
         if before in {"-i", "--identity", "--signing-key"}:
             keys.append(Path(home.directory, word))
+        if before in {"--key-file", "--iv-file", "--password-file"}:
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                text = Path(home.directory, word).read_text("utf-8")
+                collector.add_secret("key", text.strip())
     for path in keys:
         collector.add_key_file(path)
     for word in words:

@@ -40,8 +40,8 @@ def _missing_systemd() -> str:
 
 
 def _missing_tools() -> str:
-    found = map(_missing_command, ("age", "age-keygen", "ssh-keygen", "strace"))
-    return next(filter(None, found), "")
+    names = ("age", "age-keygen", "openssl", "ssh-keygen", "strace")
+    return next(filter(None, map(_missing_command, names)), "")
 
 
 def _missing_command(name: str) -> str:
