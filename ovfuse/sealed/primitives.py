@@ -17,9 +17,11 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from ovfuse.errors import DamagedError
 from ovfuse.sealed import layout
 from ovfuse.sealed.offsets import COMMITMENT_SIZE, PREFIX_SIZE, SALT_SIZE
+from ovfuse.secret import Secret
 
 __all__ = [
     "ChunkDecryptor",
+    "derived_key",
     "manifest_context",
     "object_context",
     "opens",
@@ -29,6 +31,7 @@ __all__ = [
 _ALGORITHM_LABEL: Final = b"c2sp.org/chunked-encryption@v1+AEAD_AES_256_GCM\0"
 _AES_KEY_SIZE: Final = 32
 _NONCE_SIZE: Final = 12
+_DERIVED_KEY_SIZE: Final = 32
 
 
 def _expand(key: memoryview, info: bytes, size: int) -> bytes:
@@ -65,6 +68,15 @@ def recipient_file_id(model_key: memoryview, recipient: str) -> str:
     name_key = _expand(model_key, layout.RECIPIENT_LABEL, 32)
     mac = hmac.digest(name_key, recipient.encode("ascii"), "sha256")
     return mac[: layout.ID_SIZE].hex()
+
+
+def derived_key(model_key: memoryview, label: bytes, seal_id: str) -> Secret:
+    """Return 32 bytes that only who has the model key can derive.
+
+    They are another use's than the format's, which `label` tells apart.
+    """
+    info = label + b"\0" + bytes.fromhex(seal_id)
+    return Secret(_expand(model_key, info, _DERIVED_KEY_SIZE))
 
 
 class ChunkDecryptor:

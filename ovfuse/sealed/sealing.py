@@ -1,7 +1,7 @@
 """An unlocked sealing: its manifest, and its files by manifest entry.
 
-Used by the view, `verify` and `decrypt`. It may be used by many threads; only its
-owner closes it.
+Used by the view, the loader, `verify` and `decrypt`. It may be used by many threads;
+only its owner closes it.
 """
 
 import os
@@ -13,9 +13,10 @@ from ovfuse.sealed import beneath, layout
 from ovfuse.sealed.blocks import BlockList
 from ovfuse.sealed.manifest import FileEntry, Manifest
 from ovfuse.sealed.offsets import PREFIX_SIZE, block_list_size, message_size
-from ovfuse.sealed.primitives import ChunkDecryptor, object_context
+from ovfuse.sealed.primitives import ChunkDecryptor, derived_key, object_context
 from ovfuse.sealed.reader import ObjectReader, ScratchPool
 from ovfuse.sealed.stream import plaintext_pieces
+from ovfuse.sealed.whole import read_whole, wipe
 from ovfuse.secret import Secret
 
 __all__ = ["Sealing"]
@@ -69,8 +70,7 @@ class Sealing:
         """
         fd, prefix, blocks = self._open_object(entry)
         try:
-            context = object_context(self.manifest.facts.seal_id, entry.object_id)
-            chunks = ChunkDecryptor(self._model_key.view, prefix, context)
+            chunks = self._chunks(entry, prefix)
         except BaseException:
             os.close(fd)
             raise
@@ -102,6 +102,43 @@ class Sealing:
         finally:
             os.close(fd)
 
+    def read_file_into(
+        self, entry: FileEntry, target: memoryview, *, workers: int, check_hash: bool
+    ) -> None:
+        """Read a whole file into a buffer of its size in bytes; see `read_whole`.
+
+        After an error the buffer holds zeros.
+
+        Raises:
+            DamagedError, CipherdirError: as `open_file`.
+        """
+        fd = -1
+        try:
+            fd, prefix, blocks = self._open_object(entry)
+            read_whole(
+                fd,
+                entry,
+                blocks=blocks,
+                chunks=self._chunks(entry, prefix),
+                target=target,
+                workers=workers,
+                check_hash=check_hash,
+            )
+        except BaseException:
+            wipe(target)
+            raise
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
+    def derive_key(self, label: bytes) -> Secret:
+        """Return 32 bytes for another use, bound to this sealing; the caller wipes.
+
+        Args:
+            label: says what for; ASCII, no NUL.
+        """
+        return derived_key(self._model_key.view, label, self.manifest.facts.seal_id)
+
     def verify_file(self, entry: FileEntry, on_bytes: Callable[[int], None]) -> None:
         """Read a whole file and release nothing.
 
@@ -118,6 +155,10 @@ class Sealing:
             if fd >= 0:
                 os.close(fd)
         self._blocks_fd = self._objects_fd = -1
+
+    def _chunks(self, entry: FileEntry, prefix: bytes) -> ChunkDecryptor:
+        context = object_context(self.manifest.facts.seal_id, entry.object_id)
+        return ChunkDecryptor(self._model_key.view, prefix, context)
 
     def _open_object(self, entry: FileEntry) -> tuple[int, bytes, BlockList]:
         fd, size = beneath.open_regular(entry.object_id, self._objects_fd, "object")

@@ -437,6 +437,21 @@ def test_forged_object_is_never_read_at_any_offset(
                 read_at(sealing, entry, offset, 1 + offset % 1000)
 
 
+@pytest.mark.parametrize("check_hash", [True, False])
+def test_forged_object_is_never_read_whole(
+    forged: Victim, identity: Identity, check_hash: bool
+) -> None:
+    target = bytearray(b"x" * len(LARGE.files["f"]))
+    with opened(forged.directory, identity) as sealing:
+        entry = entry_of(sealing, "f")
+        with pytest.raises(DamagedError):
+            sealing.read_file_into(
+                entry, memoryview(target), workers=2, check_hash=check_hash
+            )
+
+    assert not any(target)
+
+
 def test_one_forged_block_does_not_spoil_the_others(
     tmp_path: Path, identity: Identity
 ) -> None:
