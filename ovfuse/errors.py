@@ -19,6 +19,7 @@ Used by all layers; defined here and only here. The numbers are an ABI
     ├── MountFailedError       21  FUSE refused
     ├── NotMountedError        22  no ovfuse mount there
     ├── OutputError            23  plaintext cannot be written where it should go
+    ├── LoadError              24  the loader cannot hand it to OpenVINO
     └── ViewError               -  of the served tree; becomes an errno
         ├── NotFoundError, NotADirectoryNodeError, IsADirectoryNodeError
         └── SupersededError
@@ -33,6 +34,7 @@ __all__ = [
     "DamagedError",
     "IsADirectoryNodeError",
     "KeyFileError",
+    "LoadError",
     "MountFailedError",
     "MountpointError",
     "NewerFormatError",
@@ -157,6 +159,12 @@ class OutputError(OvfuseError):
     """`decrypt` cannot write where it was told to."""
 
     exit_code = 23
+
+
+class LoadError(OvfuseError):
+    """The loader cannot hand a file to OpenVINO, or was called wrongly."""
+
+    exit_code = 24
 
 
 class ViewError(OvfuseError):

@@ -41,6 +41,7 @@ def mount(
 
     options = parse_options(option or [])
     log_to_stderr(False)
+    _warn_of_dumps()
     run_mount(
         cipherdir=cipherdir,
         mountpoint=mountpoint,
@@ -48,6 +49,16 @@ def mount(
         open_view=_view_opener(cipherdir, identity or [], verify_key or [], options),
         foreground=foreground,
     )
+
+
+def _warn_of_dumps() -> None:
+    """OpenVINO never runs here, but apps inherit the same environment."""
+    from ovfuse.load.dumps import dump_variables
+
+    if names := dump_variables():
+        warning(
+            "with these variables OpenVINO writes models to disk: " + ", ".join(names)
+        )
 
 
 def _view_opener(
