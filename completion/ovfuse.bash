@@ -2,7 +2,7 @@
 _ovfuse() {
   local current=${COMP_WORDS[COMP_CWORD]} name=${COMP_WORDS[1]-} words=""
   if [ "$COMP_CWORD" = 1 ]; then
-    words="decrypt doctor encrypt import-openssl inspect keygen mount prune recipients status trust unmount verify --help --version"
+    words="compile decrypt doctor encrypt import-openssl inspect keygen mount prune recipients status trust unmount verify --help --version"
     mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")
     return
   fi
@@ -25,6 +25,7 @@ _ovfuse() {
     "inspect") words="--json --help" ;;
     "decrypt") words="-i --identity --verify-key --allow-untrusted --allow-rollback --help" ;;
     "prune") words=" --help" ;;
+    "compile") words="--device --config -i --identity --verify-key --allow-untrusted --allow-rollback --help" ;;
     "doctor") words="--json --help" ;;
     "trust add") words="--system --help" ;;
     "trust list") words=" --help" ;;

@@ -38,8 +38,9 @@ def _state_of_the_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 def _own_state(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was seen before is of one test: never of the account that runs it."""
+    """What was seen and compiled before is of one test: never of who runs it."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -11,6 +11,7 @@ from typer.exceptions import TyperException
 
 from ovfuse import __version__
 from ovfuse.cli import (
+    compile,  # noqa: A004 - the command's name
     decrypt,
     doctor,
     encrypt,
@@ -72,6 +73,7 @@ for _name, _command in (
     ("inspect", inspect.inspect),
     ("decrypt", decrypt.decrypt),
     ("prune", prune.prune),
+    ("compile", compile.compile_model),
     ("doctor", doctor.doctor),
 ):
     app.command(_name)(_command)

@@ -13,12 +13,15 @@ __all__ = [
     "AllowRollback",
     "AllowUntrusted",
     "Cipherdir",
+    "CompileConfig",
+    "Device",
     "Foreground",
     "Identities",
     "Json",
     "Machines",
     "ModelDirectory",
     "ModelName",
+    "ModelPath",
     "MountOptions",
     "Mountpoint",
     "NewModel",
@@ -154,5 +157,19 @@ OutputDirectory = Annotated[
 SingleCipherdir = Annotated[
     Path,
     typer.Argument(metavar="CIPHERDIR", help="One sealed model.", readable=False),
+]
+ModelPath = Annotated[
+    str, typer.Argument(metavar="PATH", help="A model in it: of the .xml, .onnx, ...")
+]
+Device = Annotated[
+    str, typer.Option(metavar="DEVICE", help="OpenVINO's name of the device.")
+]
+CompileConfig = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--config",
+        metavar="KEY=VALUE",
+        help="A setting of the compilation, as the app has it. Repeatable.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -4,10 +4,16 @@ import os
 from pathlib import Path
 from typing import Final
 
-__all__ = ["SYSTEM_DIRECTORY", "state_directory", "user_directory"]
+__all__ = [
+    "SYSTEM_DIRECTORY",
+    "cache_directory",
+    "state_directory",
+    "user_directory",
+]
 
 SYSTEM_DIRECTORY: Final = Path("/etc/ovfuse")
 _ROOT_STATE: Final = Path("/var/lib/ovfuse")
+_ROOT_CACHE: Final = Path("/var/cache/ovfuse")
 
 
 def user_directory() -> Path | None:
@@ -21,9 +27,22 @@ def state_directory() -> Path | None:
     Without the variable, root's is /var/lib/ovfuse, as a service's would be.
     """
     base = os.environ.get("XDG_STATE_HOME", "")
+    return _for_account(base, ".local/state", _ROOT_STATE)
+
+
+def cache_directory() -> Path | None:
+    """Return `$XDG_CACHE_HOME/ovfuse`, or None where there is no home.
+
+    Without the variable, root's is /var/cache/ovfuse.
+    """
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return _for_account(base, ".cache", _ROOT_CACHE)
+
+
+def _for_account(base: str, default: str, for_root: Path) -> Path | None:
     if os.geteuid() == 0 and not base.startswith("/"):
-        return _ROOT_STATE
-    return _below_home(base, ".local/state")
+        return for_root
+    return _below_home(base, default)
 
 
 def _below_home(base: str, default: str) -> Path | None:

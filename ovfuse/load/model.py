@@ -1,13 +1,15 @@
 """The model as an app sees it: files, and what OpenVINO makes of them."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from ovfuse.load.cache import CompileCache
 from ovfuse.load.dumps import check_dumps
 from ovfuse.load.reading import read_model
 from ovfuse.load.source import SealingFacts, Source, check_path
 from ovfuse.load.tensors import read_tensor
+from ovfuse.sealed.wrapping import Identity
 
 if TYPE_CHECKING:
     import openvino
@@ -26,11 +28,19 @@ class OpenModel:
     Args:
         source: its files, owned from here on.
         allow_dumps: load also while OpenVINO is told to write models to disk.
+        identities: at hand, of which one keeps what is compiled to this device.
     """
 
-    def __init__(self, source: Source, *, allow_dumps: bool = False) -> None:
+    def __init__(
+        self,
+        source: Source,
+        *,
+        allow_dumps: bool = False,
+        identities: Sequence[Identity] = (),
+    ) -> None:
         self._source = source
         self._allow_dumps = allow_dumps
+        self._cache = CompileCache(source, identities)
 
     @property
     def files(self) -> Mapping[str, int]:
@@ -80,7 +90,9 @@ class OpenModel:
             RuntimeError: OpenVINO's own.
         """
         check_dumps(allowed=self._allow_dumps)
-        return read_model(self._source, core, path)
+        model = read_model(self._source, core, path)
+        self._cache.warn_of_core(core)
+        return model
 
     def compile_model(
         self,
@@ -91,6 +103,9 @@ class OpenModel:
     ) -> "openvino.CompiledModel":
         """Read a model and compile it, as `core.compile_model` would by its path.
 
+        What was compiled before is imported instead: by `ovfuse compile`, or in the
+        CACHE_DIR of the app, where it is kept sealed. OpenVINO's own cache is off.
+
         Args:
             core: of the app.
             path: see `read_model`.
@@ -100,8 +115,36 @@ class OpenModel:
         Raises:
             see `read_model`.
         """
-        model = self.read_model(core, path)
-        return core.compile_model(model, device, dict(config or {}))
+        check_dumps(allowed=self._allow_dumps)
+        return self._cache.compile_model(core, path, device, config or {})
+
+    def save_compiled(
+        self,
+        core: "openvino.Core",
+        path: str,
+        device: str,
+        config: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Compile a model for `compile_model` to import on this device, from now on.
+
+        What `ovfuse compile` does: the result is kept in a sealed cache of the account.
+
+        Args:
+            core: of the app.
+            path: see `read_model`.
+            device: one that exports, such as `CPU`.
+            config: of the compilation; the same as later.
+
+        Returns:
+            The size of the compiled blob in bytes.
+
+        Raises:
+            LoadError: the device exports nothing, or it cannot be written.
+            KeyFileError: no age identity of this account is at hand.
+            see `read_model`.
+        """
+        check_dumps(allowed=self._allow_dumps)
+        return self._cache.save_compiled(core, path, device, config or {})
 
     def import_model(
         self,
@@ -126,6 +169,15 @@ class OpenModel:
         check_dumps(allowed=self._allow_dumps)
         tensor = read_tensor(self._source, path)
         return core.import_model(tensor, device, dict(config or {}))
+
+    def files_for_loading(self) -> Source:
+        """Return the files, for what else hands them to OpenVINO: genai.py.
+
+        Raises:
+            LoadError: OpenVINO is told to write models to disk; see `open_model`.
+        """
+        check_dumps(allowed=self._allow_dumps)
+        return self._source
 
     def close(self) -> None:
         """Close every descriptor and wipe the keys; a second call does nothing."""

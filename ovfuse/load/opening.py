@@ -11,7 +11,6 @@ from ovfuse.load.dumps import check_dumps
 from ovfuse.load.model import OpenModel
 from ovfuse.load.mounted import MountedSource, is_on_mount
 from ovfuse.load.sealed import SealedSource
-from ovfuse.load.source import Source
 from ovfuse.quote import quoted
 from ovfuse.sealed.opening import SealedModel
 from ovfuse.sealed.reader import ScratchPool
@@ -61,10 +60,12 @@ def open_model(  # noqa: PLR0913 - what may be said about trust, each by its nam
         allow_rollback=allow_rollback,
         ask=_answer(passphrase),
     )
-    return OpenModel(_open_sealed(Path(path), unlocker, name), allow_dumps=allow_dumps)
+    return _open_sealed(Path(path), unlocker, name, allow_dumps=allow_dumps)
 
 
-def _open_sealed(directory: Path, unlocker: Unlocker, name: str | None) -> Source:
+def _open_sealed(
+    directory: Path, unlocker: Unlocker, name: str | None, *, allow_dumps: bool
+) -> OpenModel:
     with SealedModel.open(directory) as model:
         if not model.is_sealed():
             raise CipherdirError(
@@ -74,7 +75,11 @@ def _open_sealed(directory: Path, unlocker: Unlocker, name: str | None) -> Sourc
         place = Place(Path(os.path.realpath(directory)), "")
         pool = ScratchPool()
         unlocked = unlocker.unlock(model, pool, place=place, name=name)
-    return SealedSource(unlocked, str(directory), pool)
+    return OpenModel(
+        SealedSource(unlocked, str(directory), pool),
+        allow_dumps=allow_dumps,
+        identities=unlocker.found.identities,
+    )
 
 
 def _paths(value: Paths) -> list[Path]:

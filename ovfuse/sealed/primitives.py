@@ -12,7 +12,7 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
 from ovfuse.errors import DamagedError
 from ovfuse.sealed import layout
@@ -21,10 +21,12 @@ from ovfuse.secret import Secret
 
 __all__ = [
     "ChunkDecryptor",
+    "combined_key",
     "derived_key",
     "manifest_context",
     "object_context",
     "opens",
+    "private_name",
     "recipient_file_id",
 ]
 
@@ -77,6 +79,18 @@ def derived_key(model_key: memoryview, label: bytes, seal_id: str) -> Secret:
     """
     info = label + b"\0" + bytes.fromhex(seal_id)
     return Secret(_expand(model_key, info, _DERIVED_KEY_SIZE))
+
+
+def combined_key(key: memoryview, other: memoryview, label: bytes) -> Secret:
+    """Return 32 bytes for which both keys are needed (HKDF-SHA-512)."""
+    salt = other.tobytes()
+    return Secret(HKDF(hashes.SHA512(), _DERIVED_KEY_SIZE, salt, label).derive(key))
+
+
+def private_name(key: memoryview, label: bytes, text: bytes) -> str:
+    """Return 32 hex digits for a text that say nothing of it without the key."""
+    name_key = _expand(key, label, _DERIVED_KEY_SIZE)
+    return hmac.digest(name_key, text, "sha256")[: layout.ID_SIZE].hex()
 
 
 class ChunkDecryptor:

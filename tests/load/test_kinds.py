@@ -50,6 +50,9 @@ def odd(home: Home) -> Path:
 class Recorder:
     """Stands for OpenVINO, to see what it is given."""
 
+    def get_property(self, _name: str) -> str:
+        return ""
+
     def read_model(self, path: Path) -> list[str]:
         return sorted(
             str(found.relative_to(path)) for found in path.rglob("*") if found.is_file()

@@ -43,7 +43,10 @@ Forge = Callable[[Insider, Path, str], None]
 
 
 class NoCore:
-    """Stands for OpenVINO, which must not be called."""
+    """Stands for OpenVINO, which must not be called; it may be asked for settings."""
+
+    def get_property(self, *_: str) -> str:
+        return ""
 
     def __getattr__(self, name: str) -> Callable[..., NoReturn]:
         def call(*_: object) -> NoReturn:

@@ -1,14 +1,18 @@
 """The derivations and single chunks, against the library and the document."""
 
+import hmac
+
 import pytest
 from cryptography.cobblestone import Cobblestone256Encryptor
 
 from ovfuse.errors import DamagedError
 from ovfuse.sealed.primitives import (
     ChunkDecryptor,
+    combined_key,
     manifest_context,
     object_context,
     opens,
+    private_name,
     recipient_file_id,
 )
 from tests.support import encryptor
@@ -85,3 +89,28 @@ def test_changed_or_moved_chunk(number: int, position: int) -> None:
         chunks.decrypt_into(
             number, memoryview(ciphertext), memoryview(bytearray(16384))
         )
+
+
+def test_combined_key_is_hkdf_of_both() -> None:
+    key, other = (memoryview(bytes([n]) * 32) for n in (1, 2))
+    made = bytes(combined_key(key, other, b"label").view)
+
+    # RFC 5869 with SHA-512, by hand.
+    prk = hmac.digest(other, key, "sha512")
+    assert made == hmac.digest(prk, b"label\x01", "sha512")[:32]
+    for changed in (
+        combined_key(other, other, b"label"),
+        combined_key(key, key, b"label"),
+        combined_key(key, other, b"labels"),
+    ):
+        assert bytes(changed.view) != made
+
+
+def test_private_name_needs_the_key() -> None:
+    key = memoryview(bytes(32))
+    name = private_name(key, b"label", b"text")
+
+    assert len(bytes.fromhex(name)) == 16
+    assert name == private_name(key, b"label", b"text")
+    assert name != private_name(key, b"label", b"texts")
+    assert name != private_name(memoryview(b"1" * 32), b"label", b"text")

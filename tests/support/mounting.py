@@ -116,6 +116,7 @@ class Home:
             "HOME": os.fspath(self.directory),
             "XDG_CONFIG_HOME": os.fspath(self.directory / "config"),
             "XDG_STATE_HOME": os.fspath(self.directory / "state"),
+            "XDG_CACHE_HOME": os.fspath(self.directory / "cache"),
             "XDG_RUNTIME_DIR": os.fspath(self.runtime),
             **self.extra,
         }
