@@ -30,6 +30,7 @@ FENCES = {
     "pyrage": {"sealed", "keys"},
     "mfusepy": {"serve"},
     "openvino": {"load"},
+    "openvino_genai": {"load"},
 }
 TERMINAL_LAYER = "cli"  # alone prints and exits
 TERMINAL_NAMES = {"print", "exit", "quit", "SystemExit", "sys.exit"}

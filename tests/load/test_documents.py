@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ovfuse.load.dumps import _NAMES
-from tests.support import models
+from tests.support import models, tiny_genai
 from tests.support.mounting import Home, succeed
 
 PAGE = Path(__file__).parents[2] / "docs" / "loader.md"
@@ -35,6 +35,9 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Home:
     succeed(home, "keygen")
     sealed = home.directory / "resnet.sealed"
     succeed(home, "encrypt", "--name", "resnet", plain, sealed)
+    tiny_genai.make_llm(home.directory / "chat")
+    tiny_genai.make_embedding(home.directory / "chat" / "embedding")
+    succeed(home, "encrypt", home.directory / "chat", home.directory / "chat.sealed")
     (home.directory / "device.txt").write_bytes(home.identity.read_bytes())
     (home.directory / "device.txt").chmod(0o600)
     (home.directory / "publisher.pub").write_bytes(home.public_key.read_bytes())
@@ -42,7 +45,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 
 def test_there_are_examples() -> None:
-    assert len(EXAMPLES) == 4
+    assert len(EXAMPLES) == 5
 
 
 @pytest.mark.openvino
