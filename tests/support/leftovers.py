@@ -35,6 +35,10 @@ def main(command: list[str]) -> int:
 
 
 def _run(command: list[str]) -> int:
+    # A shell starts what is in its background with these ignored, and children of
+    # children inherit that: tests that interrupt a program would wait in vain.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
     child = subprocess.Popen(command)
     # The terminal interrupts the whole group; a handler, unlike SIG_IGN, is not
     # inherited by the command.

@@ -1,14 +1,15 @@
 """The engine's threads: each takes a request, answers it, takes the next.
 
-As many are at work as there are requests: whoever takes one while nobody else waits
-starts another thread, so that a slow request holds up no other. Threading: `run` is
-called once, `stop` by another thread.
+A few are enough while requests are quick. Where all have been at work on slow ones for
+a moment, another is started, so that these hold up no other. Threading: `run` is called
+once, `stop` by another thread.
 """
 
 import errno
 import logging
 import os
 import threading
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -32,9 +33,10 @@ __all__ = ["KernelEngine"]
 
 _log = logging.getLogger(__name__)
 
+_THREADS: Final = 4
 _THREADS_MAX: Final = 128
 """So many may wait for a model to unlock before others have to."""
-_WAITING_MAX: Final = 3
+_SLOW_SECONDS: Final = 0.02
 _AGAIN: Final = frozenset({errno.EINTR, errno.EAGAIN, errno.ENOENT})
 """A request was withdrawn before it was read: there will be another."""
 
@@ -78,9 +80,13 @@ class Workers:
         self._fd = fd
         self._operations = operations
         self._lock = threading.Lock()
-        self._threads = self._waiting = 0
+        self._threads = self._waiting = self._taken = 0
+        self._all_at_work = threading.Event()
         self._ended = threading.Event()
+        self._error: str | None = None
         self._at_work: set[int] = set()
+        # Of threads that have ended: memory of this size is not given back in full.
+        self._spare: list[tuple[memoryview, memoryview]] = []
 
     def run(self) -> None:
         """Serve until the kernel ends the connection.
@@ -88,35 +94,66 @@ class Workers:
         Raises:
             MountFailedError: the connection broke off.
         """
-        self._start()
-        self._ended.wait()
+        for _ in range(_THREADS):
+            self._start()
+        while not self._ended.is_set():
+            self._all_at_work.wait()
+            taken = self._taken
+            time.sleep(_SLOW_SECONDS)
+            stuck = self._all_at_work.is_set() and self._taken == taken
+            if stuck and not self._ended.is_set() and self._threads < _THREADS_MAX:
+                self._start()
         if self._error is not None:
             raise MountFailedError(f"the connection broke off: {self._error}")
-
-    _error: str | None = None
 
     def _start(self) -> None:
         with self._lock:
             self._threads += 1
-            self._waiting += 1
         threading.Thread(target=self._work, name="fuse", daemon=True).start()
 
     def _work(self) -> None:
-        request = memoryview(bytearray(REQUEST_SIZE))
-        reply = memoryview(bytearray(REPLY_SIZE))
+        request, reply = self._buffers()
         try:
-            while not self._ended.is_set():
+            while self._wait():
                 size = self._read(request)
-                if self._taken():
-                    self._start()
+                self._take()
                 if size:
                     self._answer(request[:size], reply)
-                if not self._wait():
-                    return
         except OSError as error:
             if error.errno != errno.ENODEV:  # that is how it ends
                 self._error = error.strerror
             self._ended.set()
+            self._all_at_work.set()
+        self._spare.append((request, reply))
+
+    def _wait(self) -> bool:
+        """Note that a thread waits for a request; tell whether it should."""
+        with self._lock:
+            if self._waiting >= _THREADS or self._ended.is_set():
+                self._threads -= 1
+                return False
+            self._waiting += 1
+            if not self._ended.is_set():
+                self._all_at_work.clear()
+            return True
+
+    def _take(self) -> None:
+        """Note that a thread has a request, and whether nobody waits for the next."""
+        with self._lock:
+            self._taken += 1
+            self._waiting -= 1
+            if self._waiting == 0:
+                self._all_at_work.set()
+
+    def _buffers(self) -> tuple[memoryview, memoryview]:
+        """Return memory for a request and a reply, of one thread alone."""
+        try:
+            return self._spare.pop()
+        except IndexError:
+            return (
+                memoryview(bytearray(REQUEST_SIZE)),
+                memoryview(bytearray(REPLY_SIZE)),
+            )
 
     def _read(self, request: memoryview) -> int:
         try:
@@ -125,21 +162,6 @@ class Workers:
             if error.errno in _AGAIN:
                 return 0
             raise
-
-    def _taken(self) -> bool:
-        """Note that a thread has a request; tell whether nobody waits for the next."""
-        with self._lock:
-            self._waiting -= 1
-            return self._waiting == 0 and self._threads < _THREADS_MAX
-
-    def _wait(self) -> bool:
-        """Note that a thread is free again; tell whether it should wait for more."""
-        with self._lock:
-            if self._waiting >= _WAITING_MAX:
-                self._threads -= 1
-                return False
-            self._waiting += 1
-            return True
 
     def _answer(self, data: memoryview, reply: memoryview) -> None:
         try:
