@@ -5,18 +5,19 @@ threads. The order of the checks is that of docs/format.md, Reading.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from ovfuse.errors import NoUsableKeyError, UntrustedError
+from ovfuse.errors import NoUsableKeyError, RollbackError, UntrustedError
 from ovfuse.keys.history import History, Place
 from ovfuse.keys.identities import FoundIdentities, find_identities
 from ovfuse.keys.trusted import trusted_keys
 from ovfuse.quote import quoted
 from ovfuse.sealed.envelope import Envelope
-from ovfuse.sealed.manifest import Terms
+from ovfuse.sealed.manifest import Previous, Terms
 from ovfuse.sealed.opening import LockedSealing, SealedModel
 from ovfuse.sealed.reader import ScratchPool
 from ovfuse.sealed.sealing import Sealing
@@ -80,7 +81,7 @@ class Unlocker:
             ask=ask,
         )
 
-    def unlock(
+    def unlock(  # noqa: PLR0913 - what is opened, and four ways to be strict
         self,
         model: SealedModel,
         pool: ScratchPool,
@@ -88,20 +89,20 @@ class Unlocker:
         place: Place,
         name: str | None = None,
         check_terms: bool = True,
+        check_objects: bool = False,
     ) -> Unlocked:
-        """Open the current sealing of a model.
+        """Open the current sealing of the model in a directory.
 
         Args:
-            model: its directory.
+            model: the directory.
             pool: for the readers of its files.
             place: where it is; in a tree, its path must end with the signed name.
-            name: the name that the user demands.
+            name: what the user demands.
             check_terms: False if nothing of the model is used.
+            check_objects: that all are there, before the sealing counts as seen.
 
         Raises:
-            UntrustedError: no trusted signer, or another name.
-            RollbackError: a newer one was seen in this place.
-            NoUsableKeyError, TermsError: not for us, or not here and now.
+            UntrustedError, RollbackError, NoUsableKeyError, TermsError: not for use.
             DamagedError, NewerFormatError, CipherdirError: it is not whole.
         """
         with model.current() as locked:
@@ -109,14 +110,49 @@ class Unlocker:
             self._check_trust(envelope)
             self.history.check(place, envelope)
             sealing = self._open(locked, pool, place)
-        try:
+        with _closed_if_refused(sealing):
             _check_name(sealing.manifest.name, place.path, name)
             if check_terms:
                 _check_terms(sealing.manifest.terms)
+            if check_objects:
+                sealing.check_objects()
             self.history.record(place, envelope)
-        except BaseException:
-            sealing.close()
-            raise
+        return Unlocked(sealing, envelope)
+
+    def unlock_previous(
+        self,
+        locked: LockedSealing,
+        previous: Previous,
+        pool: ScratchPool,
+        *,
+        place: Place,
+        name: str | None = None,
+    ) -> Unlocked:
+        """Open the sealing before one that is unlocked and in use.
+
+        It is older than what was seen, and allowed all the same: the signed manifest
+        of its successor vouches for it. What was seen stays as it is.
+
+        Args:
+            locked: the sealing.
+            previous: what its successor says of it.
+            pool: for the readers of its files.
+            place: where the model is.
+            name: the name that the user demands.
+
+        Raises:
+            RollbackError: it is not the one that its successor names.
+            OvfuseError: as `unlock`.
+        """
+        envelope = locked.envelope
+        if envelope.payload_sha256 != previous.payload_sha256:
+            raise RollbackError("it is not the sealing that its successor names")
+        self._check_trust(envelope)
+        sealing = self._open(locked, pool, place)
+        with _closed_if_refused(sealing):
+            _check_name(sealing.manifest.name, place.path, name)
+            _check_terms(sealing.manifest.terms)
+            sealing.check_objects()
         return Unlocked(sealing, envelope)
 
     def _open(self, locked: LockedSealing, pool: ScratchPool, place: Place) -> Sealing:
@@ -173,6 +209,15 @@ class _Question:
             else "that is not its passphrase"
         )
         return answer
+
+
+@contextmanager
+def _closed_if_refused(sealing: Sealing) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        sealing.close()
+        raise
 
 
 def _check_terms(terms: Terms) -> None:

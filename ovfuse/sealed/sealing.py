@@ -148,6 +148,25 @@ class Sealing:
         for piece in self.stream_file(entry):
             on_bytes(len(piece))
 
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether its directory of objects was not removed."""
+        try:
+            return os.fstat(self._objects_fd).st_nlink > 0
+        except OSError:  # removed by another machine, on a network filesystem
+            return False
+
+    def check_objects(self) -> None:
+        """Check that every object is there, of its length, and fits its block list.
+
+        Not its content, which is checked as it is read.
+
+        Raises:
+            DamagedError, CipherdirError: as `open_file`.
+        """
+        for entry in self.manifest.files:
+            os.close(self._open_object(entry)[0])
+
     def close(self) -> None:
         """Wipe the key and close the descriptors; open files go on."""
         self._model_key.wipe()

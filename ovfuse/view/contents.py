@@ -1,17 +1,29 @@
 """The nodes and open files of one unlocked sealing.
 
-Immutable but for the table of open files: handles on one file share one reader, so
-that its block list is in memory once.
+Immutable but for what is in use of it: handles on one file share one reader, so that
+its block list is in memory once; and a sealing that is not shown any more is closed
+when nobody knows a node of it and no file of it is open.
 """
 
 import threading
+import time
 from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
+from ovfuse.errors import DamagedError, SupersededError
 from ovfuse.keys.unlocker import Unlocked
 from ovfuse.sealed.paths import parent_of
 from ovfuse.sealed.reader import ObjectReader
-from ovfuse.view.nodes import DirectoryNode, FileNode, Numbers, node_number
+from ovfuse.sealed.terms import check_period
+from ovfuse.view.nodes import (
+    ROOT_NUMBER,
+    DirectoryNode,
+    FileNode,
+    Numbers,
+    node_number,
+)
 
 __all__ = ["Contents", "FileHandle"]
 
@@ -38,7 +50,7 @@ class FileHandle:
         """Give the reader back; a second call does nothing."""
         reader, self._reader = self._reader, None
         if reader is not None:
-            self._contents.release(self._key)
+            self._contents.give_back(self._key)
 
 
 class Contents:
@@ -48,8 +60,12 @@ class Contents:
         unlocked: the sealing, owned from here on.
         place: of the model in the tree, empty for a single one.
         numbers: where inode numbers are claimed.
-        owner: what the nodes name as their owner.
-        root_number: of the model's own directory.
+        is_superseded: tells whether the disk has another sealing in its place.
+
+    Attributes:
+        root: the model's own directory; of a single model, number 1.
+        pinned: the same by the name of its version. Its directories have numbers of
+            their own, since a directory has one place only; its files are the same.
 
     Raises:
         DamagedError: inode numbers collide.
@@ -61,40 +77,66 @@ class Contents:
         *,
         place: str,
         numbers: Numbers,
-        owner: object,
-        root_number: int,
+        is_superseded: "Callable[[Contents], bool]",
     ) -> None:
         self.sealing: Final = unlocked.sealing
         self.manifest: Final = unlocked.sealing.manifest
-        self._owner = owner
+        self.payload_sha256: Final = unlocked.envelope.payload_sha256
         self._place = place
-        self._payload_sha256 = unlocked.envelope.payload_sha256
         self._mtime_ns = self.manifest.facts.sealed_at * _NANOSECONDS
+        self._is_superseded = is_superseded
         self._lock = threading.Lock()
         self._open: dict[int, tuple[ObjectReader, int]] = {}
-        self.root: Final = self._build(root_number)
-        numbers.claim(self._numbers())
+        self._known_nodes = 0
+        self._is_retired = self._is_closed = False
+        self._numbers = numbers
+        self.root: Final = self._build()
+        self.pinned: Final = self._pin(self.root, "")
+        numbers.claim(self._claims())
 
     @property
     def plaintext_size(self) -> int:
         """The bytes of all files."""
         return sum(entry.size for entry in self.manifest.files)
 
-    def open(self, key: int) -> FileHandle:
-        """Open the file number `key` of the manifest.
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed."""
+        return self._is_closed
+
+    @property
+    def is_there(self) -> bool:
+        """Whether a file of it is open, or could be opened."""
+        with self._lock:
+            if self._is_closed:
+                return False
+            return bool(self._open) or self.sealing.is_on_disk
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it is neither shown nor on disk any more."""
+        with self._lock:
+            if self._is_closed:
+                return True
+            return self._is_retired and not self.sealing.is_on_disk
+
+    def open(self, node: FileNode) -> FileHandle:
+        """Open a file of it.
 
         Raises:
+            TermsError: the terms ended meanwhile.
+            SupersededError: the sealing was replaced on disk and is gone.
             DamagedError, CipherdirError: see `Sealing.open_file`.
         """
-        with self._lock:
-            reader, count = self._open.get(key) or (
-                self.sealing.open_file(self.manifest.files[key]),
-                0,
-            )
-            self._open[key] = (reader, count + 1)
-        return FileHandle(self, key, reader)
+        check_period(self.manifest.terms, time.time())
+        try:
+            return self._open_file(node.key)
+        except DamagedError:
+            if self._is_superseded(self):
+                raise SupersededError("the sealing was replaced and is gone") from None
+            raise
 
-    def release(self, key: int) -> None:
+    def give_back(self, key: int) -> None:
         """Take back one handle; the last one closes the reader."""
         with self._lock:
             reader, count = self._open.pop(key)
@@ -102,19 +144,71 @@ class Contents:
                 self._open[key] = (reader, count - 1)
                 return
         reader.close()
+        self._close_if_unused()
+
+    def retain(self) -> None:
+        """Note that one more node of it is known."""
+        with self._lock:
+            self._known_nodes += 1
+
+    def release(self) -> None:
+        """Take back one `retain`."""
+        with self._lock:
+            self._known_nodes -= 1
+        self._close_if_unused()
+
+    def retire(self) -> None:
+        """Close it as soon as nothing of it is in use."""
+        with self._lock:
+            self._is_retired = True
+        self._close_if_unused()
+
+    def revive(self) -> bool:
+        """Take `retire` back; False if it is too late."""
+        with self._lock:
+            self._is_retired = False
+            return not self._is_closed
 
     def close(self) -> None:
         """Wipe the key; files that are open go on until they are closed."""
-        self.sealing.close()
+        with self._lock:
+            self._close()
+
+    def _close_if_unused(self) -> None:
+        with self._lock:
+            if self._is_retired and not self._open and self._known_nodes <= 0:
+                self._close()
+
+    def _close(self) -> None:
+        """Close it; the lock is held, so that its numbers are free when it is gone."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._numbers.give_back(self._claims())
+            self.sealing.close()
+
+    def _open_file(self, key: int) -> FileHandle:
+        with self._lock:
+            if self._is_closed:
+                raise SupersededError("the sealing was replaced and is gone")
+            reader, count = self._open.get(key) or (
+                self.sealing.open_file(self.manifest.files[key]),
+                0,
+            )
+            self._open[key] = (reader, count + 1)
+        return FileHandle(self, key, reader)
 
     def _number(self, path: str) -> int:
-        return node_number(self._payload_sha256, self._place, path)
+        return node_number(self.payload_sha256, self._place, path)
 
-    def _numbers(self) -> list[int]:
-        paths = [*self.manifest.directories, *(f.path for f in self.manifest.files)]
+    def _claims(self) -> list[int]:
+        """Return the numbers of all nodes but number 1."""
+        directories = self.manifest.directories
+        paths = [*directories, *(file.path for file in self.manifest.files)]
+        paths += ["/", *(f"{path}/" for path in directories)]
+        paths += [""] if self._place else []
         return [self._number(path) for path in paths]
 
-    def _build(self, root_number: int) -> DirectoryNode:
+    def _build(self) -> DirectoryNode:
         """Make all nodes, children before parents."""
         children: defaultdict[str, dict[bytes, FileNode | DirectoryNode]]
         children = defaultdict(dict)
@@ -123,7 +217,7 @@ class Contents:
                 number=self._number(entry.path),
                 size=entry.size,
                 mtime_ns=self._mtime_ns,
-                owner=self._owner,
+                owner=self,
                 key=key,
             )
         # A directory sorts after its parent, so backwards is bottom-up.
@@ -131,7 +225,8 @@ class Contents:
             children[parent_of(path)][_name(path)] = self._directory(
                 self._number(path), children.pop(path, {})
             )
-        return self._directory(root_number, children.pop("", {}))
+        number = self._number("") if self._place else ROOT_NUMBER
+        return self._directory(number, children.pop("", {}))
 
     def _directory(
         self, number: int, children: dict[bytes, FileNode | DirectoryNode]
@@ -140,8 +235,22 @@ class Contents:
             number=number,
             mtime_ns=self._mtime_ns,
             subdirectories=sum(node.is_directory for node in children.values()),
-            owner=self._owner,
+            owner=self,
             children=dict(sorted(children.items())),
+        )
+
+    def _pin(self, directory: DirectoryNode, path: str) -> DirectoryNode:
+        """Copy a directory and those below it, under other numbers."""
+        below = f"{path}/" if path else ""
+        return replace(
+            directory,
+            number=self._number(f"{path}/"),
+            children={
+                name: self._pin(child, below + name.decode())
+                if isinstance(child, DirectoryNode)
+                else child
+                for name, child in directory.children.items()
+            },
         )
 
 

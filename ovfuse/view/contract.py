@@ -1,15 +1,16 @@
 """What a served tree is: the contract between the view and those who serve it.
 
-Implemented in this folder, used by serve/. The tree is made of immutable nodes,
-not of paths. Every method may be called by many threads at once. Looking inside
-a sealed model that is still locked unlocks it in the calling thread.
+Implemented in this folder, used by serve/. The tree is made of nodes, not of paths;
+those of a sealing are immutable. Every method may be called by many threads at once.
+Looking inside a sealed model that is still locked unlocks it in the calling thread.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["Handle", "ModelStatus", "Node", "View"]
+__all__ = ["Change", "Handle", "ModelStatus", "Node", "View"]
 
 
 class Node(Protocol):
@@ -63,7 +64,8 @@ class ModelStatus:
         model_id: lowercase hex, empty while unknown.
         version: counted from 1, 0 while unknown.
         state: `locked` (nobody looked inside yet), `unlocked` or `refused`.
-        reason: why it was refused, or that a newer sealing waits; else empty.
+        reason: why it, or the sealing on disk, is refused, or that another
+            sealing waits; else empty.
     """
 
     name: str
@@ -72,6 +74,19 @@ class ModelStatus:
     version: int
     state: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What was told of a directory and is so no more.
+
+    Attributes:
+        directory: its number; its attributes are others, too.
+        names: of entries that are gone, or other nodes now.
+    """
+
+    directory: int
+    names: Sequence[bytes]
 
 
 class View(Protocol):
@@ -103,6 +118,32 @@ class View(Protocol):
             IsADirectoryNodeError: it is a directory.
             SupersededError: it belongs to a sealing that is gone.
             DamagedError: the object or its list is not what was signed.
+        """
+
+    def retain(self, node: Node) -> None:
+        """Note that a node is known outside, so that its sealing stays open.
+
+        Only who calls `follow` needs this.
+        """
+
+    def release(self, node: Node) -> None:
+        """Take back one `retain`."""
+
+    def is_gone(self, node: Node) -> bool:
+        """Tell whether a node's sealing is neither shown nor on disk any more."""
+
+    def follow(
+        self, tell: Callable[[Sequence[Change]], None]
+    ) -> AbstractContextManager[None]:
+        """Show what changes on disk for as long as the context lasts.
+
+        Without, the view stays with the models that it found and with the sealings
+        that it unlocked. With it, `lookup` also knows NAME@VERSION in a tree, and
+        @VERSION in the root of a single model.
+
+        Args:
+            tell: called in a thread of the view's, which does nothing else, with
+                what is to be forgotten; what was shown is closed afterwards.
         """
 
     def totals(self) -> tuple[int, int]:

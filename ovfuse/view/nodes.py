@@ -8,7 +8,7 @@ import hashlib
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from ovfuse.errors import DamagedError
 
@@ -19,6 +19,7 @@ __all__ = [
     "DirectoryNode",
     "FileNode",
     "Numbers",
+    "Owner",
     "node_number",
 ]
 
@@ -57,10 +58,29 @@ class Numbers:
         """
         wanted = list(numbers)
         with self._lock:
-            claimed = self._used.union(wanted)
-            if len(claimed) != len(self._used) + len(wanted):
+            twice = len(set(wanted)) != len(wanted)
+            if twice or not self._used.isdisjoint(wanted):
                 raise DamagedError("two files would have the same inode number")
-            self._used = claimed
+            self._used.update(wanted)
+
+    def give_back(self, numbers: Iterable[int]) -> None:
+        """Take back a claim: nothing of these numbers is shown any more."""
+        with self._lock:
+            self._used.difference_update(numbers)
+
+
+class Owner(Protocol):
+    """What a node belongs to, which counts who knows nodes of it."""
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it is neither shown nor on disk any more."""
+
+    def retain(self) -> None:
+        """Note that one more node of it is known."""
+
+    def release(self) -> None:
+        """Take back one `retain`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,7 +90,7 @@ class FileNode:
     number: int
     size: int
     mtime_ns: int
-    owner: object
+    owner: Owner
     key: int
     is_directory: bool = field(default=False, init=False)
     subdirectories: int = field(default=0, init=False)
@@ -78,12 +98,12 @@ class FileNode:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DirectoryNode:
-    """A directory. With an `owner` and no children it is a model not looked into."""
+    """A directory of a sealing, or of a model that nobody looked into yet."""
 
     number: int
     mtime_ns: int
     subdirectories: int
-    owner: object | None = None
+    owner: Owner
     children: Mapping[bytes, "FileNode | DirectoryNode"] = field(default_factory=dict)
     is_directory: bool = field(default=True, init=False)
     size: int = field(default=0, init=False)

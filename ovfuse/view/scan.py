@@ -25,23 +25,27 @@ FoundModel = tuple[str, int]
 """Place in the tree, and mtime of the directory in nanoseconds."""
 
 
-def find_models(cipherdir_fd: int) -> list[FoundModel]:
+def find_models(cipherdir_fd: int, told: set[str] | None = None) -> list[FoundModel]:
     """Return the sealed models of a tree, sorted; a single one has the place "".
 
     A directory that cannot be read counts as a model, whose refusal then says why.
+
+    Args:
+        cipherdir_fd: of the whole cipherdir.
+        told: directories that were warned of before; those warned of now are added.
 
     Raises:
         CipherdirError: the cipherdir cannot be read, or has too many models.
     """
     found = []
-    for model in _find(cipherdir_fd, ""):
+    for model in _find(cipherdir_fd, "", set() if told is None else told):
         found.append(model)
         if len(found) > _MODELS_MAX:
             raise CipherdirError(f"more than {_MODELS_MAX} sealed models")
     return sorted(found)
 
 
-def _find(directory_fd: int, place: str) -> Iterator[FoundModel]:
+def _find(directory_fd: int, place: str, told: set[str]) -> Iterator[FoundModel]:
     mtime_ns = os.fstat(directory_fd).st_mtime_ns
     try:
         if SealedModel(directory_fd).is_sealed():
@@ -57,14 +61,17 @@ def _find(directory_fd: int, place: str) -> Iterator[FoundModel]:
     for name in names:
         path = f"{place}/{name}" if place else name
         if is_path(path):
-            yield from _find_below(directory_fd, name, path)
-        else:
+            yield from _find_below(directory_fd, name, path, told)
+        elif path not in told:
+            told.add(path)
             _log.warning(
                 "skipped a directory that no model can be in: %s", quoted(path)
             )
 
 
-def _find_below(parent_fd: int, name: str, path: str) -> Iterator[FoundModel]:
+def _find_below(
+    parent_fd: int, name: str, path: str, told: set[str]
+) -> Iterator[FoundModel]:
     try:
         fd = beneath.open_directory(name, parent_fd, "directory")
     except CipherdirError:
@@ -73,6 +80,6 @@ def _find_below(parent_fd: int, name: str, path: str) -> Iterator[FoundModel]:
     except DamagedError:  # gone or replaced since it was listed
         return
     try:
-        yield from _find(fd, path)
+        yield from _find(fd, path, told)
     finally:
         os.close(fd)

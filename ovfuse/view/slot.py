@@ -1,32 +1,27 @@
-"""One sealed model of a view: locked, unlocked or refused.
+"""One sealed model of a view: locked, unlocked or refused, and which sealing it shows.
 
 Unlocking happens in the thread that looks inside first; others that look into the
 same model wait for it, those that look elsewhere do not. A refusal is remembered for a
 while, so that a busy reader does not make the daemon unlock in vain all the time.
+`refresh` goes on to the sealing on disk, if it passes every check.
 """
 
 import logging
 import threading
 import time
+from collections.abc import Callable
 from typing import Final
 
-from ovfuse.errors import DamagedError, OvfuseError, SupersededError
+from ovfuse.errors import DamagedError, NotFoundError, OvfuseError
 from ovfuse.keys import Place, Unlocker
+from ovfuse.keys.unlocker import Unlocked
 from ovfuse.quote import quoted
 from ovfuse.sealed.opening import SealedModel
 from ovfuse.sealed.reader import ScratchPool
-from ovfuse.sealed.terms import check_period
-from ovfuse.view.contents import Contents, FileHandle
+from ovfuse.view.contents import Contents
 from ovfuse.view.contract import ModelStatus
-from ovfuse.view.nodes import (
-    NO_PAYLOAD,
-    ROOT_NUMBER,
-    UNKNOWN_SUBDIRECTORIES,
-    DirectoryNode,
-    FileNode,
-    Numbers,
-    node_number,
-)
+from ovfuse.view.entrance import Entrance
+from ovfuse.view.nodes import DirectoryNode, Numbers
 
 __all__ = ["ModelSlot"]
 
@@ -44,6 +39,7 @@ class ModelSlot:
         name: the signed name that the user demands, or None.
         unlocker, pool, numbers: shared by the view's models.
         mtime_ns: of the directory, shown until it is unlocked.
+        on_superseded: called when files of the shown sealing are gone from the disk.
     """
 
     def __init__(  # noqa: PLR0913 - what one model shares with the view
@@ -56,6 +52,7 @@ class ModelSlot:
         pool: ScratchPool,
         numbers: Numbers,
         mtime_ns: int,
+        on_superseded: "Callable[[ModelSlot], None]",
     ) -> None:
         self._place = place
         self.place: Final = place.path
@@ -64,17 +61,36 @@ class ModelSlot:
         self._unlocker = unlocker
         self._pool = pool
         self._numbers = numbers
+        self._on_superseded = on_superseded
+        self._unlocking = threading.Lock()
+        """Held while keys are tried and disks are read; guards what is shown."""
         self._lock = threading.Lock()
+        """Held for moments only; guards `_older` and `_untold`."""
         self._contents: Contents | None = None
+        self._older: list[Contents] = []
+        self._untold: list[Contents] = []
         self._refusal: OvfuseError | None = None
         self._refused_at = 0.0
-        number = node_number(NO_PAYLOAD, self.place, "") if self.place else ROOT_NUMBER
-        self.node: Final = DirectoryNode(
-            number=number,
-            mtime_ns=mtime_ns,
-            subdirectories=UNKNOWN_SUBDIRECTORIES,
-            owner=self,
-        )
+        self._entrance = Entrance(self.contents, self.place, mtime_ns)
+
+    @property
+    def directory(self) -> DirectoryNode:
+        """What stands for the model in a tree: nothing is unlocked by asking.
+
+        The node of a locked model stays, as long as it is known, until another
+        sealing is shown: who works in that directory must not lose it.
+        """
+        contents = self._contents
+        if contents is None:
+            return self._entrance.hand_out()
+        if self._entrance.leads_to(contents):
+            return self._entrance.node
+        return contents.root
+
+    @property
+    def number(self) -> int:
+        """The inode number of the model while it is locked."""
+        return self._entrance.node.number
 
     def contents(self) -> Contents:
         """Return what is inside, unlocked if it was not yet.
@@ -83,7 +99,9 @@ class ModelSlot:
             UntrustedError, NoUsableKeyError, TermsError, DamagedError,
             CipherdirError: it is refused.
         """
-        with self._lock:
+        if (contents := self._contents) is not None:
+            return contents
+        with self._unlocking:
             if self._contents is not None:
                 return self._contents
             if self._refusal is not None and not self._is_retry_due():
@@ -96,26 +114,92 @@ class ModelSlot:
             self._refusal = None
             return self._contents
 
-    def open(self, node: FileNode) -> FileHandle:
-        """Open a file of this model.
+    def version(self, version: int) -> Contents:
+        """Return a version of this model that is in use or on disk.
+
+        On disk this is the shown sealing, or the one that it names as the one before.
 
         Raises:
-            TermsError: the terms ended meanwhile.
-            SupersededError: the sealing was replaced on disk and is gone.
-            DamagedError, CipherdirError: see `Sealing.open_file`.
+            NotFoundError: there is none.
+            OvfuseError: it is refused; see `Unlocker.unlock_previous`.
         """
-        contents = self.contents()
-        check_period(contents.manifest.terms, time.time())
-        try:
-            return contents.open(node.key)
-        except DamagedError:
-            if self._waiting() is not None:
-                raise SupersededError("the sealing was replaced and is gone") from None
-            raise
+        current = self.contents()
+        with self._unlocking:
+            with self._lock:
+                known = [current, *reversed(self._older)]
+            for contents in known:
+                facts = contents.manifest.facts
+                is_same = facts.model_id == current.manifest.facts.model_id
+                if is_same and facts.version == version and contents.is_there:
+                    return contents
+            if version != current.manifest.facts.version - 1:
+                raise NotFoundError("no such version")
+            contents = self._unlock_previous(current, version)
+            with self._lock:
+                self._older.append(contents)
+            return contents
 
-    def status(self) -> ModelStatus:
+    def refresh(self) -> None:
+        """Show the sealing on disk, if it passes every check; else log why not.
+
+        A model that is still locked stays so: who looks inside is not kept waiting
+        because of an old refusal any more, that is all.
+        """
+        with self._unlocking:
+            shown = self._contents
+            if shown is None:
+                self._refused_at = -_RETRY_SECONDS
+                return
+            try:
+                with SealedModel.at(self._cipherdir_fd, self.place) as model:
+                    is_new = model.pointer() != shown.manifest.facts.seal_id
+                newest = self._unlock(check_objects=True) if is_new else shown
+            except OvfuseError as error:
+                self._remember(error)
+                return
+            self._refusal = None
+            if newest is not shown:
+                self._contents = newest
+                self._leave(shown)
+                version = newest.manifest.facts.version
+                _log.info("%s is version %d now", self._title, version)
+
+    def remove(self) -> None:
+        """Note that the model is not in the tree any more; what is in use goes on."""
+        with self._unlocking:
+            if self._contents is not None:
+                self._leave(self._contents)
+            self._contents = self._refusal = None
+
+    def come_back(self, mtime_ns: int) -> None:
+        """Note that a model is there again: locked, behind another node."""
+        self._entrance = self._entrance.next(mtime_ns)
+
+    def superseded(self) -> list[Contents]:
+        """Return what was shown until now, each once."""
+        with self._lock:
+            superseded, self._untold = self._untold, []
+        return superseded
+
+    def older_versions(self) -> list[int]:
+        """Return the versions that are in use besides the one that is shown."""
+        with self._lock:
+            return [contents.manifest.facts.version for contents in self._older]
+
+    def sweep(self) -> bool:
+        """Close what is not in use and not shown; tell whether all else is gone."""
+        with self._lock:
+            older = tuple(self._older)
+        for contents in older:
+            contents.retire()
+        with self._lock:
+            self._older = [c for c in self._older if not c.is_closed]
+            return not (self._older or self._entrance.is_out)
+
+    def status(self, *, follows: bool) -> ModelStatus:
         """Say how the model stands; never unlocks."""
         contents, refusal = self._contents, self._refusal
+        reason = "" if refusal is None else refusal.message
         if contents is None:
             return ModelStatus(
                 name="",
@@ -123,8 +207,12 @@ class ModelSlot:
                 model_id="",
                 version=0,
                 state="locked" if refusal is None else "refused",
-                reason="" if refusal is None else refusal.message,
+                reason=reason,
             )
+        if refusal is not None:
+            reason = f"another sealing is on disk and is refused: {reason}"
+        elif not follows and self._on_disk() not in (None, _seal_id(contents)):
+            reason = "another sealing is on disk; mount again to see it"
         facts = contents.manifest.facts
         return ModelStatus(
             name=contents.manifest.name,
@@ -132,7 +220,7 @@ class ModelSlot:
             model_id=facts.model_id,
             version=facts.version,
             state="unlocked",
-            reason=self._waiting() or "",
+            reason=reason,
         )
 
     def loaded(self) -> Contents | None:
@@ -140,39 +228,93 @@ class ModelSlot:
         return self._contents
 
     def close(self) -> None:
-        """Wipe the key."""
-        with self._lock:
-            if self._contents is not None:
-                self._contents.close()
+        """Wipe the keys."""
+        with self._unlocking, self._lock:
+            for contents in (self._contents, *self._older):
+                if contents is not None:
+                    contents.close()
 
-    def _unlock(self) -> Contents:
+    @property
+    def _title(self) -> str:
+        return quoted(self.place) if self.place else "the model"
+
+    def _leave(self, contents: Contents) -> None:
+        with self._lock:
+            self._older.append(contents)
+            self._untold.append(contents)
+
+    def _unlock(self, *, check_objects: bool = False) -> Contents:
         with SealedModel.at(self._cipherdir_fd, self.place) as model:
             unlocked = self._unlocker.unlock(
-                model, self._pool, place=self._place, name=self._name
+                model,
+                self._pool,
+                place=self._place,
+                name=self._name,
+                check_objects=check_objects,
             )
+        return self._live(unlocked) or self._make_contents(unlocked)
+
+    def _live(self, unlocked: Unlocked) -> Contents | None:
+        """Return the same sealing, if it was shown before and is still in use."""
+        with self._lock:
+            for contents in self._older:
+                same = contents.payload_sha256 == unlocked.envelope.payload_sha256
+                if same and contents.revive():
+                    self._older.remove(contents)
+                    unlocked.sealing.close()
+                    return contents
+        return None
+
+    def _unlock_previous(self, current: Contents, version: int) -> Contents:
+        previous = current.manifest.previous
+        if previous is None:
+            raise NotFoundError("no such version")
+        with SealedModel.at(self._cipherdir_fd, self.place) as model:
+            try:
+                locked = model.sealing(previous.seal_id)
+            except DamagedError as error:
+                if isinstance(error.__context__, FileNotFoundError):
+                    raise NotFoundError("no such version") from None
+                raise
+        with locked:
+            if locked.envelope.facts.version != version:
+                raise NotFoundError("no such version")
+            unlocked = self._unlocker.unlock_previous(
+                locked, previous, self._pool, place=self._place, name=self._name
+            )
+        return self._make_contents(unlocked)
+
+    def _make_contents(self, unlocked: Unlocked) -> Contents:
         try:
             return Contents(
                 unlocked,
                 place=self.place,
                 numbers=self._numbers,
-                owner=self,
-                root_number=self.node.number,
+                is_superseded=self._is_superseded,
             )
         except BaseException:
             unlocked.sealing.close()
             raise
 
-    def _waiting(self) -> str | None:
-        """Tell whether the disk has another sealing than the one that is served."""
-        contents = self._contents
+    def _is_superseded(self, contents: Contents) -> bool:
+        """Tell whether something else is shown or on disk than `contents`.
+
+        What is on disk is shown then, so that who looks up again gets what is there:
+        the kernel does so once, after ESTALE, for whoever opens by path.
+        """
+        shown = self._contents
+        if shown is None or self._on_disk() in (None, _seal_id(shown)):
+            return contents is not shown
+        self._on_superseded(self)
+        return True
+
+    def _on_disk(self) -> str | None:
+        """Return the seal id that the pointer names; None if it cannot be read."""
         try:
             with SealedModel.at(self._cipherdir_fd, self.place) as model:
-                current = model.pointer()
+                return model.pointer()
         except OvfuseError:
             return None
-        if contents is None or current == contents.manifest.facts.seal_id:
-            return None
-        return "another sealing is on disk; mount again to see it"
 
     def _is_retry_due(self) -> bool:
         return time.monotonic() - self._refused_at >= _RETRY_SECONDS
@@ -180,9 +322,21 @@ class ModelSlot:
     def _remember(self, error: OvfuseError) -> None:
         news = self._refusal is None or self._refusal.message != error.message
         self._refusal, self._refused_at = _again(error), time.monotonic()
+        if self._contents is not None and news:
+            version = self._contents.manifest.facts.version
+            _log.warning(
+                "%s stays version %d: the sealing on disk is refused: %s",
+                self._title,
+                version,
+                error.message,
+            )
         # A single model is refused only at the start, where the error itself is told.
-        if news and self.place:
-            _log.warning("%s is refused: %s", quoted(self.place), error.message)
+        elif news and self.place:
+            _log.warning("%s is refused: %s", self._title, error.message)
+
+
+def _seal_id(contents: Contents) -> str:
+    return contents.manifest.facts.seal_id
 
 
 def _again(error: OvfuseError) -> OvfuseError:

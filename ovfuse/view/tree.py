@@ -1,11 +1,15 @@
 """The view of a whole cipherdir: a single sealed model, or a tree of them.
 
-Implements `contract.View`. The set of models is fixed when the view is opened; what is
-inside each of them appears when somebody looks.
+Implements `contract.View`. Whether it is one model or a tree is fixed when the view is
+opened; what is inside each model appears when somebody looks.
 """
 
+import logging
 import os
-from collections.abc import Sequence
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -16,24 +20,26 @@ from ovfuse.errors import (
     NotFoundError,
     OvfuseError,
     UntrustedError,
+    describe,
 )
 from ovfuse.keys import Place, Unlocker
 from ovfuse.quote import quoted
 from ovfuse.sealed.opening import SealedModel
 from ovfuse.sealed.reader import ScratchPool
-from ovfuse.view.contract import Handle, ModelStatus, Node
-from ovfuse.view.nodes import (
-    NO_PAYLOAD,
-    ROOT_NUMBER,
-    DirectoryNode,
-    FileNode,
-    Numbers,
-    node_number,
-)
+from ovfuse.view.contents import Contents
+from ovfuse.view.contract import Change, Handle, ModelStatus, Node
+from ovfuse.view.directories import Directories, TreeDirectory
+from ovfuse.view.entrance import Entrance
+from ovfuse.view.nodes import ROOT_NUMBER, DirectoryNode, FileNode, Numbers
 from ovfuse.view.scan import find_models
 from ovfuse.view.slot import ModelSlot
+from ovfuse.view.watch import Watch
 
 __all__ = ["CipherdirView", "open_view"]
+
+_log = logging.getLogger(__name__)
+
+_VERSIONED: Final = re.compile(rb"(.*)@([1-9][0-9]{0,15})", re.DOTALL)
 
 
 def open_view(
@@ -79,46 +85,108 @@ class CipherdirView:
         self, cipherdir_fd: int, cipherdir: Path, unlocker: Unlocker, name: str | None
     ) -> None:
         self._fd = cipherdir_fd
+        self._cipherdir = cipherdir
+        self._unlocker = unlocker
         self._name = name
         self._numbers = Numbers()
         self._pool = ScratchPool()
-        models = find_models(cipherdir_fd)
+        self._told: set[str] = set()
+        self._refreshing = threading.Lock()
+        self._follows = False
+        self._wake: Callable[[], None] = lambda: None
+        self._gone: dict[str, ModelSlot] = {}
+        models = find_models(cipherdir_fd, self._told)
         self._is_single = [place for place, _ in models] == [""]
-        self.slots: Final = [
-            ModelSlot(
-                cipherdir_fd,
-                Place(cipherdir, place),
-                name=name if self._is_single else None,
-                unlocker=unlocker,
-                pool=self._pool,
-                numbers=self._numbers,
-                mtime_ns=mtime_ns,
-            )
-            for place, mtime_ns in models
-        ]
-        self._root = self._build_tree(os.fstat(cipherdir_fd).st_mtime_ns)
+        self.slots = [self._make_slot(place, mtime_ns) for place, mtime_ns in models]
+        self._directories = Directories(self._numbers)
+        if not self._is_single:
+            self._directories.root.mtime_ns = self._mtime_ns()
+            self._directories.update(self.slots, self._mtime_ns())
 
     @property
     def root(self) -> Node:
         """The mountpoint's directory: of the one model, or of the tree."""
-        return self.slots[0].contents().root if self._is_single else self._root
+        if self._is_single:
+            return self.slots[0].contents().root
+        return self._directories.root
 
     def lookup(self, parent: Node, name: bytes) -> Node:
         """Return the child of that name; see `contract.View`."""
-        node = self._inside(parent).children.get(name)
-        if node is None:
-            raise NotFoundError("no such file or directory")
-        return node
+        if isinstance(parent, TreeDirectory):
+            entry = parent.entries.get(name)
+            if entry is not None:
+                return _node_of(entry)
+        else:
+            node = _inside(parent).children.get(name)
+            if node is not None:
+                return node
+        return self._version(parent, name).pinned
 
     def children(self, node: Node) -> Sequence[tuple[bytes, Node]]:
         """Return the entries of a directory; see `contract.View`."""
-        return tuple(self._inside(node).children.items())
+        if isinstance(node, TreeDirectory):
+            entries = node.entries.items()
+            return tuple((name, _node_of(entry)) for name, entry in entries)
+        return tuple(_inside(node).children.items())
 
     def open(self, node: Node) -> Handle:
         """Open a file; see `contract.View`."""
-        if not isinstance(node, FileNode) or not isinstance(node.owner, ModelSlot):
+        if not isinstance(node, FileNode) or not isinstance(node.owner, Contents):
             raise IsADirectoryNodeError("is a directory")
         return node.owner.open(node)
+
+    def retain(self, node: Node) -> None:
+        """Note that a node is known outside; see `contract.View`."""
+        if isinstance(node, FileNode | DirectoryNode):
+            node.owner.retain()
+
+    def release(self, node: Node) -> None:
+        """Take back one `retain`; see `contract.View`."""
+        if isinstance(node, FileNode | DirectoryNode):
+            node.owner.release()
+
+    def is_gone(self, node: Node) -> bool:
+        """Tell whether a node's sealing is gone; see `contract.View`."""
+        return isinstance(node, FileNode | DirectoryNode) and node.owner.is_gone
+
+    @contextmanager
+    def follow(self, tell: Callable[[Sequence[Change]], None]) -> Iterator[None]:
+        """Go on to what changes on disk; see `contract.View`."""
+
+        def go_on() -> None:
+            tell(self.refresh())
+            self.sweep()
+
+        self._follows = True
+        with Watch(self._fd, go_on) as watch:
+            self._wake = watch.wake
+            yield
+
+    def refresh(self) -> list[Change]:
+        """Show what is on disk now, as far as it passes every check.
+
+        Returns:
+            What was told before and is so no more.
+        """
+        self._follows = True
+        with self._refreshing:
+            changes = [] if self._is_single else self._refresh_tree()
+            for slot in self.slots:
+                try:
+                    slot.refresh()
+                except Exception as error:  # noqa: BLE001  it holds up no other model
+                    _log.error("%s: %s", quoted(slot.place), describe(error))
+                changes += self._changes_of(slot)
+            return changes
+
+    def sweep(self) -> None:
+        """Close what is neither shown nor in use; after `refresh` has been told."""
+        with self._refreshing:
+            for slot in self.slots:
+                slot.sweep()
+            for place, slot in tuple(self._gone.items()):
+                if slot.sweep():
+                    del self._gone[place]
 
     def totals(self) -> tuple[int, int]:
         """Return plaintext bytes and files of the unlocked models."""
@@ -130,11 +198,11 @@ class CipherdirView:
 
     def status(self) -> list[ModelStatus]:
         """Return one entry per sealed model."""
-        return [slot.status() for slot in self.slots]
+        return [slot.status(follows=self._follows) for slot in self.slots]
 
     def close(self) -> None:
         """Wipe all keys and close the cipherdir."""
-        for slot in self.slots:
+        for slot in (*self.slots, *self._gone.values()):
             slot.close()
         self._pool.wipe()
         fd, self._fd = self._fd, -1
@@ -167,50 +235,96 @@ class CipherdirView:
         ):
             raise UntrustedError(f"no model named {quoted(self._name)} unlocks")
 
-    def _inside(self, node: Node) -> DirectoryNode:
-        if not isinstance(node, DirectoryNode):
-            raise NotADirectoryNodeError("not a directory")
-        if isinstance(node.owner, ModelSlot) and node is node.owner.node:
-            return node.owner.contents().root
-        return node
+    def _make_slot(self, place: str, mtime_ns: int) -> ModelSlot:
+        return ModelSlot(
+            self._fd,
+            Place(self._cipherdir, place),
+            name=self._name if self._is_single else None,
+            unlocker=self._unlocker,
+            pool=self._pool,
+            numbers=self._numbers,
+            mtime_ns=mtime_ns,
+            on_superseded=self._hurry,
+        )
 
-    def _build_tree(self, mtime_ns: int) -> DirectoryNode:
+    def _hurry(self, slot: ModelSlot) -> None:
+        """Go on at once, since an open has failed: the kernel looks up again then."""
+        if self._follows:
+            slot.refresh()
+            self._wake()
+
+    def _mtime_ns(self) -> int:
+        return os.fstat(self._fd).st_mtime_ns
+
+    def _version(self, parent: Node, name: bytes) -> Contents:
+        """Return the contents that NAME@VERSION in a tree, or @VERSION, stands for."""
+        match = _VERSIONED.fullmatch(name) if self._follows else None
+        if match is not None:
+            if isinstance(parent, TreeDirectory):
+                slot = parent.entries.get(match[1])
+            else:
+                is_root = parent.number == ROOT_NUMBER and not match[1]
+                slot = self.slots[0] if is_root else None
+            if isinstance(slot, ModelSlot):
+                return slot.version(int(match[2]))
+        raise NotFoundError("no such file or directory")
+
+    def _refresh_tree(self) -> list[Change]:
+        """Find the models anew; what cannot be done now leaves all as it was."""
+        try:
+            found = dict(find_models(self._fd, self._told))
+            if "" in found:
+                raise CipherdirError("the tree has become a sealed model")
+        except CipherdirError as error:
+            if error.message not in self._told:
+                self._told.add(error.message)
+                _log.warning("the models stay those they were: %s", error.message)
+            return []
+        before = {slot.place: slot for slot in self.slots}
+        changes = []
+        for place in before.keys() - found.keys():
+            changes += self._remove(before.pop(place))
+        for place in found.keys() - before.keys():
+            before[place] = self._add(place, found[place])
+        self.slots = [before[place] for place in sorted(before)]
+        return changes + self._directories.update(self.slots, self._mtime_ns())
+
+    def _remove(self, slot: ModelSlot) -> list[Change]:
+        self._gone[slot.place] = slot
+        slot.remove()
+        return self._changes_of(slot)
+
+    def _add(self, place: str, mtime_ns: int) -> ModelSlot:
+        slot = self._gone.pop(place, None)
+        if slot is None:
+            slot = self._make_slot(place, mtime_ns)
+        else:
+            slot.come_back(mtime_ns)
+        return slot
+
+    def _changes_of(self, slot: ModelSlot) -> list[Change]:
+        """Return what a model shows no more, and the versions to ask for again."""
+        superseded = slot.superseded()
+        if not superseded:
+            return []
+        versions = [b"@%d" % version for version in slot.older_versions()]
         if self._is_single:
-            return self.slots[0].node
-        root: _Branch = {}
-        for slot in self.slots:
-            *parents, name = slot.place.split("/")
-            branch = root
-            for parent in parents:
-                branch = branch.setdefault(parent, {})  # type: ignore[assignment] # only a leaf is a slot, and has nothing below
-            branch[name] = slot
-        numbers: list[int] = [slot.node.number for slot in self.slots]
-        tree = _directory(root, "", mtime_ns, numbers)
-        self._numbers.claim(numbers)
-        return tree
+            names = {name for c in superseded for name in c.root.children}
+            return [Change(ROOT_NUMBER, [*names, *versions])]
+        name = slot.place.rpartition("/")[2].encode()
+        parent = self._directories.parent_of(slot.place)
+        return [Change(parent.number, [name, *(name + v for v in versions)])]
 
 
-_Branch = dict[str, "ModelSlot | _Branch"]
+def _node_of(entry: TreeDirectory | ModelSlot) -> Node:
+    return entry.directory if isinstance(entry, ModelSlot) else entry
 
 
-def _directory(
-    branch: _Branch, place: str, mtime_ns: int, numbers: list[int]
-) -> DirectoryNode:
-    """Make the directory at `place`, and note the numbers of those below it."""
-    children: dict[bytes, FileNode | DirectoryNode] = {}
-    for name, child in sorted(branch.items(), key=lambda item: item[0].encode()):
-        if isinstance(child, ModelSlot):
-            children[name.encode()] = child.node
-            continue
-        path = f"{place}/{name}" if place else name
-        children[name.encode()] = _directory(child, path, mtime_ns, numbers)
-        numbers.append(children[name.encode()].number)
-    return DirectoryNode(
-        number=node_number(NO_PAYLOAD, place, "") if place else ROOT_NUMBER,
-        mtime_ns=mtime_ns,
-        subdirectories=len(children),
-        children=children,
-    )
+def _inside(node: Node) -> DirectoryNode:
+    if not isinstance(node, DirectoryNode):
+        raise NotADirectoryNodeError("not a directory")
+    owner = node.owner
+    return owner.contents().root if isinstance(owner, Entrance) else node
 
 
 def _about(place: str | Path, error: OvfuseError) -> OvfuseError:

@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -98,6 +99,18 @@ class MemoryView:
         if node.name == b"superseded":
             raise SupersededError("the sealing was replaced and is gone")
         return MemoryHandle(node, lambda: next(self._reads))
+
+    def retain(self, node: MemoryNode) -> None:
+        pass
+
+    def release(self, node: MemoryNode) -> None:
+        pass
+
+    def is_gone(self, node: MemoryNode) -> bool:
+        return False
+
+    def follow(self, tell: object) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def totals(self) -> tuple[int, int]:
         files = [node for node in _walk(self.root) if not node.is_directory]

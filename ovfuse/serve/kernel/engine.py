@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from ovfuse.errors import MountFailedError, OvfuseError, describe
 from ovfuse.serve.kernel import wire
+from ovfuse.serve.kernel.notifier import Notifier
 from ovfuse.serve.kernel.operations import (
     REPLY_SIZE,
     REQUEST_SIZE,
@@ -55,7 +56,8 @@ class KernelEngine:
         self._device = mount.device if mount else None
         operations = Operations(self._setup)
         try:
-            Workers(fd, operations).run()
+            with self._setup.view.follow(Notifier(fd, operations.nodes).tell):
+                Workers(fd, operations).run()
         finally:
             os.close(fd)
             operations.files.close()

@@ -1,22 +1,17 @@
-"""Open files and directories, by the handles that the kernel gives back.
+"""Open files, by the handles that the kernel gives back: the numbers of their nodes.
 
-A file's handle is the number of its node, a directory's counts up. Threading: one
-lock around changes; reading takes none.
+Threading: one lock around changes; reading takes none.
 """
 
-import itertools
 import threading
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from ovfuse.errors import SupersededError
 
 if TYPE_CHECKING:
-    from ovfuse.view.contract import Handle, Node
+    from ovfuse.view.contract import Handle
 
-__all__ = ["Listing", "OpenDirectories", "OpenFiles"]
-
-Listing = Sequence[tuple[bytes, "Node"]]
+__all__ = ["OpenFiles"]
 
 
 class OpenFiles:
@@ -59,32 +54,3 @@ class OpenFiles:
         for fh in tuple(self._handles):
             while fh in self._handles:
                 self.release(fh)
-
-
-class OpenDirectories:
-    """Listings as they were when the directory was opened."""
-
-    def __init__(self) -> None:
-        self._listings: Final[dict[int, Listing]] = {}
-        self._numbers = itertools.count(1)
-
-    def add(self, listing: Listing) -> int:
-        """Keep a listing; return the kernel's handle."""
-        fh = next(self._numbers)
-        self._listings[fh] = listing
-        return fh
-
-    def get(self, fh: int) -> Listing:
-        """Return the listing.
-
-        Raises:
-            SupersededError: nothing is open by that number.
-        """
-        try:
-            return self._listings[fh]
-        except KeyError:
-            raise SupersededError("the kernel lists what is not open") from None
-
-    def release(self, fh: int) -> None:
-        """Drop the listing."""
-        self._listings.pop(fh, None)

@@ -1,18 +1,19 @@
 """The nodes that the kernel knows by number, for as long as it does.
 
 Used by the operations. Threading: one lock; entries are immutable but for their count.
+The view is told which nodes are known, so that it can close what is not.
 """
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from ovfuse.errors import SupersededError
 from ovfuse.serve.kernel.wire import ROOT_ID
+from ovfuse.view.contract import Change
 
 if TYPE_CHECKING:
-    from ovfuse.view.contract import Node
+    from ovfuse.view.contract import Node, View
 
 __all__ = ["Known", "NodeTable"]
 
@@ -38,11 +39,11 @@ class NodeTable:
     """What LOOKUP and READDIRPLUS told, until FORGET takes it back.
 
     Args:
-        root: returns the root's node, which nobody looks up or forgets.
+        view: whose nodes they are; nobody looks up or forgets its root.
     """
 
-    def __init__(self, root: Callable[[], "Node"]) -> None:
-        self._root: Final = root
+    def __init__(self, view: "View") -> None:
+        self._view: Final = view
         self._known: Final[dict[int, Known]] = {}
         self._lock = threading.Lock()
 
@@ -53,7 +54,7 @@ class NodeTable:
             SupersededError: it was never told, or is forgotten.
         """
         if number == ROOT_ID:
-            return Known(self._root(), ROOT_ID, b"/")
+            return Known(self._view.root, ROOT_ID, b"/")
         known = self._known.get(number)
         if known is None:
             raise SupersededError("the kernel asks for a node that it was not told of")
@@ -62,13 +63,16 @@ class NodeTable:
     def tell(self, parent: Known, name: bytes, node: "Node") -> None:
         """Note that the kernel was told of `node` once more."""
         with self._lock:
-            known = self._known.get(node.number)
+            before = known = self._known.get(node.number)
             if known is None or known.node is not node:
+                self._view.retain(node)
                 lookups = known.lookups if known else 0
                 path = parent.path.rstrip(b"/") + b"/" + name
                 known = Known(node, parent.node.number, path, lookups)
                 self._known[node.number] = known
             known.lookups += 1
+        if before is not None and before is not known:
+            self._view.release(before.node)
 
     def forget(self, number: int, lookups: int) -> None:
         """Take back as many tellings; a node without any is dropped."""
@@ -77,8 +81,25 @@ class NodeTable:
             if known is None:
                 return
             known.lookups -= lookups
-            if known.lookups <= 0:
-                del self._known[number]
+            if known.lookups > 0:
+                return
+            del self._known[number]
+        self._view.release(known.node)
+
+    def gone(self) -> list[Change]:
+        """Return what the kernel remembers of sealings that are gone.
+
+        It may have looked up a name just when the directory above was forgotten,
+        and would keep both until it needs the memory.
+        """
+        with self._lock:
+            directories = [k.node for k in self._known.values() if k.node.is_directory]
+        changes = []
+        for directory in filter(self._view.is_gone, directories):
+            children = self._view.children(directory)
+            names = [name for name, child in children if child.number in self._known]
+            changes += [Change(directory.number, names)] if names else []
+        return changes
 
     def __len__(self) -> int:
         return len(self._known)

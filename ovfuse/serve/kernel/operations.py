@@ -5,10 +5,11 @@ their being well-formed. Threading: `answer` is called by all threads at once.
 """
 
 import errno
+import itertools
 import os
 import stat
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
@@ -21,9 +22,9 @@ from ovfuse.serve.attributes import (
     filesystem_attributes,
 )
 from ovfuse.serve.kernel import wire
-from ovfuse.serve.kernel.files import OpenDirectories, OpenFiles
+from ovfuse.serve.kernel.files import OpenFiles
 from ovfuse.serve.kernel.nodes import Known, NodeTable
-from ovfuse.serve.kernel.wire import Opcode, OpenFlag
+from ovfuse.serve.kernel.wire import Opcode
 
 if TYPE_CHECKING:
     from ovfuse.serve.engine import Setup
@@ -38,17 +39,11 @@ REQUEST_SIZE: Final = 64 * 1024
 """More than any request has that is not a WRITE."""
 
 _VALID_SECONDS: Final = 300
-"""What is served never changes; that a name is missing may, in a tree."""
+"""What changes is told; that a name is missing is asked for each time."""
 _NANOSECONDS: Final = 1_000_000_000
+_ANSWERED: Final = frozenset(Opcode) - {Opcode.INIT, Opcode.INTERRUPT}
+"""Each by the method of its name."""
 _NO_REPLY: Final = frozenset({Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT})
-_WRITING: Final = frozenset(
-    {
-        *(Opcode.SETATTR, Opcode.SYMLINK, Opcode.MKNOD, Opcode.MKDIR, Opcode.UNLINK),
-        *(Opcode.RMDIR, Opcode.RENAME, Opcode.LINK, Opcode.WRITE, Opcode.SETXATTR),
-        *(Opcode.REMOVEXATTR, Opcode.CREATE, Opcode.FALLOCATE, Opcode.RENAME2),
-        *(Opcode.COPY_FILE_RANGE, Opcode.TMPFILE),
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +71,8 @@ class Request:
 
 
 _Handler = Callable[[Request, memoryview], int]
+_Listing = Sequence[tuple[bytes, "Node"]]
+"""A directory as it was when it was opened."""
 
 
 class Operations:
@@ -85,23 +82,12 @@ class Operations:
         self._view = setup.view
         self._failures = setup.failures
         self._access = Access.of(setup.options)
-        self.nodes: Final = NodeTable(lambda: setup.view.root)
+        self.nodes: Final = NodeTable(setup.view)
         self.files: Final = OpenFiles()
-        self.directories: Final = OpenDirectories()
+        self._directories: Final[dict[int, _Listing]] = {}
+        self._directory_numbers = itertools.count(1)
         self._handlers: Final[dict[int, _Handler]] = {
-            Opcode.LOOKUP: self._lookup,
-            Opcode.FORGET: self._forget,
-            Opcode.BATCH_FORGET: self._batch_forget,
-            Opcode.GETATTR: self._getattr,
-            Opcode.OPEN: self._open,
-            Opcode.READ: self._read,
-            Opcode.RELEASE: self._release,
-            Opcode.OPENDIR: self._opendir,
-            Opcode.READDIR: self._readdir,
-            Opcode.READDIRPLUS: self._readdirplus,
-            Opcode.RELEASEDIR: self._releasedir,
-            Opcode.STATFS: self._statfs,
-            Opcode.DESTROY: lambda *_: 0,
+            opcode: getattr(self, f"_{opcode.name.lower()}") for opcode in _ANSWERED
         }
 
     def answer(self, request: Request, reply: memoryview) -> int:
@@ -136,7 +122,7 @@ class Operations:
         elif request.opcode == Opcode.OPEN:
             self.files.release(wire.OPEN_OUT.unpack_from(payload)[0])
         elif request.opcode == Opcode.OPENDIR:
-            self.directories.release(wire.OPEN_OUT.unpack_from(payload)[0])
+            self._directories.pop(wire.OPEN_OUT.unpack_from(payload)[0], None)
         elif request.opcode == Opcode.READDIRPLUS:
             self._take_back_entries(payload)
 
@@ -152,7 +138,7 @@ class Operations:
         """Return the bytes of the payload, or a negative errno."""
         handler = self._handlers.get(request.opcode)
         if handler is None:
-            return -errno.EROFS if request.opcode in _WRITING else -errno.ENOSYS
+            return -errno.EROFS if request.opcode in wire.WRITING else -errno.ENOSYS
         try:
             return handler(request, payload)
         except struct.error:
@@ -227,6 +213,9 @@ class Operations:
         )
         return wire.STATFS_OUT.size
 
+    def _destroy(self, _request: Request, _payload: memoryview) -> int:
+        return 0
+
     # Files
 
     def _open(self, request: Request, payload: memoryview) -> int:
@@ -237,7 +226,7 @@ class Operations:
         if node.is_directory:
             raise IsADirectoryNodeError("it is a directory")
         fh = self.files.add(node.number, self._view.open(node))
-        wire.OPEN_OUT.pack_into(payload, 0, fh, OpenFlag.KEEP_CACHE, 0)
+        wire.OPEN_OUT.pack_into(payload, 0, fh, wire.KEEP_CACHE, 0)
         return wire.OPEN_OUT.size
 
     def _read(self, request: Request, payload: memoryview) -> int:
@@ -254,13 +243,14 @@ class Operations:
         known = self.nodes.get(request.nodeid)
         parent = self.nodes.get(known.parent).node
         children = self._view.children(known.node)
-        fh = self.directories.add(((b".", known.node), (b"..", parent), *children))
+        fh = next(self._directory_numbers)
+        self._directories[fh] = ((b".", known.node), (b"..", parent), *children)
         wire.OPEN_OUT.pack_into(payload, 0, fh, 0, 0)
         return wire.OPEN_OUT.size
 
     def _readdir(self, request: Request, payload: memoryview) -> int:
         fh, offset, size, *_ = wire.READ_IN.unpack_from(request.body)
-        listing, position = self.directories.get(fh), 0
+        listing, position = self._directories[fh], 0
         room = min(size, MAX_READ)
         for index in range(offset, len(listing)):
             name, node = listing[index]
@@ -273,23 +263,30 @@ class Operations:
         """Entries with their attributes: each but `.` and `..` counts as a lookup."""
         fh, offset, size, *_ = wire.READ_IN.unpack_from(request.body)
         parent = self.nodes.get(request.nodeid)
-        listing, position = self.directories.get(fh), 0
+        listing, position = self._directories[fh], 0
         room = min(size, MAX_READ)
         for index in range(offset, len(listing)):
             name, node = listing[index]
             if position + wire.ENTRY_OUT.size + wire.dirent_size(name) > room:
                 break
             entry = payload[position:]
-            if name in (b".", b".."):
-                entry[: wire.ENTRY_OUT.size] = bytes(wire.ENTRY_OUT.size)
-            else:
+            if name not in (b".", b"..") and self._is_shown(parent, name, node):
                 self._tell(parent, name, node, entry)
+            else:
+                entry[: wire.ENTRY_OUT.size] = bytes(wire.ENTRY_OUT.size)
             position += wire.ENTRY_OUT.size
             position += _write_dirent(payload[position:], name, node, index)
         return position
 
+    def _is_shown(self, parent: Known, name: bytes, node: "Node") -> bool:
+        """Tell whether an entry is still what it was when the directory was opened."""
+        try:
+            return self._view.lookup(parent.node, name) is node
+        except NotFoundError:
+            return False
+
     def _releasedir(self, request: Request, _payload: memoryview) -> int:
-        self.directories.release(wire.RELEASE_IN.unpack_from(request.body)[0])
+        self._directories.pop(wire.RELEASE_IN.unpack_from(request.body)[0], None)
         return 0
 
 

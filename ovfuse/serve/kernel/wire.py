@@ -8,32 +8,6 @@ from enum import IntEnum, IntFlag
 from struct import Struct
 from typing import Final
 
-__all__ = [
-    "ATTR_OUT",
-    "BATCH_FORGET_IN",
-    "DIRENT",
-    "ENTRY_OUT",
-    "FORGET_IN",
-    "FORGET_ONE",
-    "INIT_IN",
-    "INIT_OUT",
-    "INTERRUPT_IN",
-    "IN_HEADER",
-    "MAJOR",
-    "MINOR",
-    "OPEN_IN",
-    "OPEN_OUT",
-    "OUT_HEADER",
-    "READ_IN",
-    "RELEASE_IN",
-    "ROOT_ID",
-    "STATFS_OUT",
-    "InitFlag",
-    "Opcode",
-    "OpenFlag",
-    "dirent_size",
-]
-
 MAJOR: Final = 7
 MINOR: Final = 45
 ROOT_ID: Final = 1
@@ -63,6 +37,8 @@ OPEN_IN: Final = Struct("=II")
 """flags, open_flags"""
 OPEN_OUT: Final = Struct("=QIi")
 """fh, open_flags, backing_id"""
+KEEP_CACHE: Final = 1 << 1
+"""Of OPEN_OUT's flags: pages that the kernel has of the file are right."""
 READ_IN: Final = Struct("=QQIIQII")
 """fh, offset, size, read_flags, lock_owner, flags, padding; also for directories"""
 RELEASE_IN: Final = Struct("=QIIQ")
@@ -75,6 +51,10 @@ FORGET_ONE: Final = Struct("=QQ")
 """nodeid, nlookup"""
 INTERRUPT_IN: Final = Struct("=Q")
 """unique, of the request that is not wanted any more"""
+INVAL_INODE_OUT: Final = Struct("=Qqq")
+"""ino, off, len; off -1: the attributes alone"""
+INVAL_ENTRY_OUT: Final = Struct("=QII")
+"""parent, namelen, flags; then the name and a NUL"""
 STATFS_OUT: Final = Struct("=QQQQQIIII24x")
 """blocks, bfree, bavail, files, ffree, bsize, namelen, frsize, padding"""
 
@@ -85,34 +65,30 @@ class Opcode(IntEnum):
     LOOKUP = 1
     FORGET = 2
     GETATTR = 3
-    SETATTR = 4
-    SYMLINK = 6
-    MKNOD = 8
-    MKDIR = 9
-    UNLINK = 10
-    RMDIR = 11
-    RENAME = 12
-    LINK = 13
     OPEN = 14
     READ = 15
-    WRITE = 16
     STATFS = 17
     RELEASE = 18
-    SETXATTR = 21
-    REMOVEXATTR = 24
     INIT = 26
     OPENDIR = 27
     READDIR = 28
     RELEASEDIR = 29
-    CREATE = 35
     INTERRUPT = 36
     DESTROY = 38
     BATCH_FORGET = 42
-    FALLOCATE = 43
     READDIRPLUS = 44
-    RENAME2 = 45
-    COPY_FILE_RANGE = 47
-    TMPFILE = 51
+
+
+WRITING: Final = frozenset({4, 6, *range(8, 14), 16, 21, 24, 35, 43, 45, 47, 51})
+"""SETATTR, SYMLINK, MKNOD, MKDIR, UNLINK, RMDIR, RENAME, LINK, WRITE, SETXATTR,
+REMOVEXATTR, CREATE, FALLOCATE, RENAME2, COPY_FILE_RANGE, TMPFILE."""
+
+
+class Notification(IntEnum):
+    """What is said to the kernel without being asked, instead of an error."""
+
+    INVAL_INODE = 2
+    INVAL_ENTRY = 3
 
 
 class InitFlag(IntFlag):
@@ -123,13 +99,6 @@ class InitFlag(IntFlag):
     READDIRPLUS_AUTO = 1 << 14
     PARALLEL_DIROPS = 1 << 18
     MAX_PAGES = 1 << 22
-
-
-class OpenFlag(IntFlag):
-    """What a reply to OPEN and OPENDIR says of the kernel's cache."""
-
-    KEEP_CACHE = 1 << 1
-    CACHE_DIR = 1 << 3
 
 
 def dirent_size(name: bytes) -> int:

@@ -1,0 +1,51 @@
+"""Tells the kernel what to forget.
+
+Used in a thread that serves no request: the kernel may wait for requests that are
+being served before it takes a notification.
+"""
+
+import errno
+import logging
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from ovfuse.errors import describe
+from ovfuse.serve.kernel import wire
+from ovfuse.serve.kernel.wire import Notification
+
+if TYPE_CHECKING:
+    from ovfuse.serve.kernel.nodes import NodeTable
+    from ovfuse.view.contract import Change
+
+__all__ = ["Notifier"]
+
+_log = logging.getLogger(__name__)
+
+_NO_MATTER: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENODEV})
+"""It does not know the thing, or is not connected any more."""
+
+
+class Notifier:
+    """Writes notifications to the connection `fd`."""
+
+    def __init__(self, fd: int, nodes: "NodeTable") -> None:
+        self._fd = fd
+        self._nodes = nodes
+
+    def tell(self, changes: "Sequence[Change]") -> None:
+        """Make the kernel ask again for names and attributes; forget what is gone."""
+        for change in (*changes, *self._nodes.gone()):
+            for name in change.names:
+                head = wire.INVAL_ENTRY_OUT.pack(change.directory, len(name), 0)
+                self._send(Notification.INVAL_ENTRY, head + name + b"\0")
+            body = wire.INVAL_INODE_OUT.pack(change.directory, -1, 0)
+            self._send(Notification.INVAL_INODE, body)
+
+    def _send(self, kind: Notification, body: bytes) -> None:
+        size = wire.OUT_HEADER.size + len(body)
+        try:
+            os.write(self._fd, wire.OUT_HEADER.pack(size, kind, 0) + body)
+        except OSError as error:
+            if error.errno not in _NO_MATTER:
+                _log.error("a notification was refused: %s", describe(error))

@@ -1,0 +1,151 @@
+"""A storm of re-sealings under eight readers: each file read is of one sealing.
+
+Sixty of them here; scripts/soak makes a thousand.
+"""
+
+import mmap
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.mount.resealing import FILES, Resealed, content_of
+from tests.support.mounting import (
+    ENGINES,
+    STAYING_ENGINES,
+    Home,
+    Mount,
+    mounted,
+    succeed,
+)
+from tests.support.users import open_directory
+from tests.support.waiting import wait_until
+
+pytestmark = [pytest.mark.fuse, pytest.mark.slow]
+
+SEALINGS = int(os.environ.get("OVFUSE_STORM_SEALINGS", "60"))
+KINDS = (
+    ("plainly", "mapped", "by-version", "by-version"),
+    ("plainly", "mapped", "by-descriptor", "by-version"),
+)
+"""How a single model is read, and how one in a tree."""
+MAX_GROWTH = 8 << 20
+"""Bytes of resident memory."""
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    with open_directory() as directory:
+        yield directory
+
+
+@contextmanager
+def reader(kind: str, directory: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that reads; at the end it must have seen nothing wrong."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.apps.storm_reader", kind, directory],
+        cwd=Path(__file__).parents[2],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    try:
+        yield process
+        out, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, (kind, directory, errors)
+        reads, gone, versions = map(int, out.split())
+        say(f"{directory.name} {kind}: {reads} reads, {gone} gone, {versions} versions")
+        assert versions > 1
+        assert reads > gone
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def say(text: str) -> None:
+    """Say what was measured, for scripts/soak."""
+    sys.stdout.write(f"{text}\n")
+
+
+def resident(mount: Mount) -> int:
+    """Return the daemon's memory in bytes."""
+    status = Path(f"/proc/{mount.pid}/status").read_text()
+    found = re.search(r"VmRSS:\s+(\d+) kB", status)
+    assert found is not None
+    return int(found[1]) << 10
+
+
+def removed(mount: Mount) -> int:
+    """Return how much of what is removed the daemon has open."""
+    links = []
+    for descriptor in Path(f"/proc/{mount.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            links.append(f"{descriptor.readlink()}")
+    return sum(link.endswith(" (deleted)") for link in links)
+
+
+def shows(directory: Path, model: Resealed) -> bool:
+    data = (directory / "model.xml").read_bytes()
+    return data == content_of(model.version, FILES["model.xml"])
+
+
+def is_settled(mount: Mount, model: Resealed, left: int) -> bool:
+    """Tell whether no more than that is left; each change is an occasion to look."""
+    (model.cipherdir / "x").touch()
+    return removed(mount) <= left
+
+
+@pytest.mark.parametrize("engine", sorted({*ENGINES} - STAYING_ENGINES))
+def test_storm_of_sealings(place: Path, engine: str) -> None:
+    home = Home(directory=place / "home")
+    succeed(home, "keygen")
+    model = Resealed(home, place / "tree/m", place / "plain").seal()
+    with (
+        mounted(home, model.cipherdir, place / "single", engine=engine) as single,
+        mounted(home, place / "tree", place / "all", engine=engine) as tree,
+        (place / "single/model.bin").open("rb") as file,
+        mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapping,
+    ):
+        at_first = make_storm(
+            model, [(single, place / "single"), (tree, place / "all/m")]
+        )
+
+        assert mapping[:] == content_of(1, FILES["model.bin"])
+        # The mapping has a file open, and its sealing two descriptors.
+        for mount, left in ((single, 3), (tree, 0)):
+            wait_until(partial(is_settled, mount, model, left))
+            before, after = at_first[mount.pid], resident(mount)
+            count = len(os.listdir(f"/proc/{mount.pid}/fd"))
+            say(f"{before >> 10} KiB, then {after >> 10}; {count} descriptors")
+            assert after < before + MAX_GROWTH
+
+
+def make_storm(model: Resealed, tops: list[tuple[Mount, Path]]) -> dict[int, int]:
+    """Seal under the readers; return the daemons' memory after a third of it."""
+    chance = random.Random(5)
+    at_first = {}
+    with ExitStack() as stack:
+        for (_, top), kinds in zip(tops, KINDS, strict=True):
+            for kind in kinds:
+                stack.enter_context(reader(kind, top))
+        started = time.monotonic()
+        for number in range(SEALINGS):
+            model.seal()
+            if chance.random() < 0.7:  # else the next comes in the middle of it
+                for _, top in tops:
+                    wait_until(partial(shows, top, model))
+            if number == SEALINGS // 3:
+                at_first = {mount.pid: resident(mount) for mount, _ in tops}
+        say(f"{SEALINGS} sealings in {time.monotonic() - started:.0f} s")
+    return at_first
