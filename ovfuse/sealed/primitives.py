@@ -16,7 +16,13 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
 from ovfuse.errors import DamagedError
 from ovfuse.sealed import layout
-from ovfuse.sealed.offsets import COMMITMENT_SIZE, PREFIX_SIZE, SALT_SIZE
+from ovfuse.sealed.offsets import (
+    CHUNK_SIZE,
+    COMMITMENT_SIZE,
+    ENCRYPTED_CHUNK_SIZE,
+    PREFIX_SIZE,
+    SALT_SIZE,
+)
 from ovfuse.secret import Secret
 
 __all__ = [
@@ -117,13 +123,24 @@ class ChunkDecryptor:
     def decrypt_into(
         self, chunk_number: int, ciphertext: memoryview, plaintext: memoryview
     ) -> None:
-        """Decrypt one chunk; `plaintext` has exactly the size of its content.
+        """Decrypt one chunk, or several that follow each other.
+
+        `plaintext` has exactly the size of their content, `ciphertext` a tag more for
+        each.
 
         Raises:
-            DamagedError: the tag does not verify; `plaintext` is then not to be used.
+            DamagedError: a tag does not verify; `plaintext` is then not to be used.
         """
-        nonce = (self._base_nonce ^ chunk_number).to_bytes(_NONCE_SIZE, "big")
+        decrypt, base_nonce = self._aead.decrypt_into, self._base_nonce
+        starts = range(0, max(1, len(ciphertext)), ENCRYPTED_CHUNK_SIZE)
         try:
-            self._aead.decrypt_into(nonce, ciphertext, None, plaintext)
+            for number, start in enumerate(starts):
+                nonce = (base_nonce ^ chunk_number + number).to_bytes(_NONCE_SIZE)
+                decrypt(
+                    nonce,
+                    ciphertext[start : start + ENCRYPTED_CHUNK_SIZE],
+                    None,
+                    plaintext[number * CHUNK_SIZE : (number + 1) * CHUNK_SIZE],
+                )
         except InvalidTag:
             raise DamagedError("a chunk is corrupted or tampered with") from None

@@ -26,15 +26,17 @@ from ovfuse.sealed.primitives import ChunkDecryptor
 __all__ = ["ObjectReader", "ScratchPool"]
 
 _SPARE_SCRATCHES: Final = 16
+_BLOCKS_PER_STEP: Final = 17
+"""The largest read of FUSE is 1 MiB, which may begin inside of a block."""
 
 
 class _Scratch:
     """Private memory for one read: nobody else can write it meanwhile."""
 
-    __slots__ = ("block", "chunk")
+    __slots__ = ("blocks", "chunk")
 
     def __init__(self) -> None:
-        self.block = memoryview(bytearray(BLOCK_SIZE))
+        self.blocks = memoryview(bytearray(_BLOCKS_PER_STEP * BLOCK_SIZE))
         self.chunk = memoryview(bytearray(CHUNK_SIZE))
 
 
@@ -110,7 +112,7 @@ class ObjectReader:
         try:
             done = 0
             while done < size:
-                done += self._read_block(offset + done, buffer[done:size], scratch)
+                done += self._read_blocks(offset + done, buffer[done:size], scratch)
         except BaseException:
             buffer[:size] = bytes(size)
             raise
@@ -124,37 +126,45 @@ class ObjectReader:
         if fd >= 0:
             os.close(fd)
 
-    def _read_block(self, offset: int, target: memoryview, scratch: _Scratch) -> int:
-        """Release what one block has of `target`; return the number of bytes."""
-        block_number, start = divmod(offset, BLOCK_PLAINTEXT_SIZE)
-        block = self._load_block(block_number, scratch)
-        wanted = min(len(target), BLOCK_PLAINTEXT_SIZE - start)
-        done = 0
-        while done < wanted:
-            index, skip = divmod(start + done, CHUNK_SIZE)
-            ciphertext = block[
-                index * ENCRYPTED_CHUNK_SIZE : (index + 1) * ENCRYPTED_CHUNK_SIZE
-            ]
-            chunk_size = len(ciphertext) - TAG_SIZE
-            number = block_number * CHUNKS_PER_BLOCK + index
-            count = min(chunk_size - skip, wanted - done)
-            if count == chunk_size:
-                self._chunks.decrypt_into(
-                    number, ciphertext, target[done : done + count]
-                )
-            else:
-                plaintext = scratch.chunk[:chunk_size]
-                self._chunks.decrypt_into(number, ciphertext, plaintext)
-                target[done : done + count] = plaintext[skip : skip + count]
-            done += count
-        return wanted
+    def _read_blocks(self, offset: int, target: memoryview, scratch: _Scratch) -> int:
+        """Release what some blocks have of `target`; return the number of bytes."""
+        first, start = divmod(offset, BLOCK_PLAINTEXT_SIZE)
+        end = min(start + len(target), _BLOCKS_PER_STEP * BLOCK_PLAINTEXT_SIZE)
+        last = first + (end - 1) // BLOCK_PLAINTEXT_SIZE
+        size = (last - first) * BLOCK_SIZE + block_size(last, self._padded_size)
+        blocks = scratch.blocks[:size]
+        read_fully(self._fd, blocks, block_offset(first))
+        for number in range(first, last + 1):
+            place = (number - first) * BLOCK_SIZE
+            self._blocks.check(number, blocks[place : place + BLOCK_SIZE])
+        self._decrypt(first, blocks, start, target[: end - start], scratch)
+        return end - start
 
-    def _load_block(self, block_number: int, scratch: _Scratch) -> memoryview:
-        """Read one block into private memory and check it there."""
-        block = scratch.block[: block_size(block_number, self._padded_size)]
-        read_fully(self._fd, block, block_offset(block_number))
-        self._blocks.check(block_number, block)
-        return block
+    def _decrypt(
+        self,
+        first: int,
+        blocks: memoryview,
+        start: int,
+        target: memoryview,
+        scratch: _Scratch,
+    ) -> None:
+        """Fill `target` with the plaintext of blocks that were checked."""
+        while target:
+            index, skip = divmod(start, CHUNK_SIZE)
+            whole = len(target) // CHUNK_SIZE if skip == 0 else 0
+            place = index * ENCRYPTED_CHUNK_SIZE
+            ciphertext = blocks[place : place + (whole or 1) * ENCRYPTED_CHUNK_SIZE]
+            number = first * CHUNKS_PER_BLOCK + index
+            if whole:
+                count = whole * CHUNK_SIZE
+                self._chunks.decrypt_into(number, ciphertext, target[:count])
+            else:
+                plaintext = scratch.chunk[: len(ciphertext) - TAG_SIZE]
+                self._chunks.decrypt_into(number, ciphertext, plaintext)
+                count = min(len(plaintext) - skip, len(target))
+                target[:count] = plaintext[skip : skip + count]
+            target = target[count:]
+            start += count
 
 
 def read_fully(fd: int, target: memoryview, offset: int) -> None:

@@ -15,7 +15,8 @@ from typing import Final, Self
 __all__ = ["ReadinessWatch"]
 
 _INTERVAL_SECONDS: Final = 0.01
-_READAHEAD_KIB: Final = 1024
+_READAHEAD_KIB: Final = 2048
+"""Two of the largest requests, so that one is decrypted while another is copied."""
 
 
 class ReadinessWatch:
@@ -59,7 +60,7 @@ class ReadinessWatch:
 
 
 def _raise_readahead(device: int) -> None:
-    """Let the kernel ask for a MiB at once; its default for FUSE is 128 KiB."""
+    """Let the kernel read further ahead; its default for FUSE is 128 KiB."""
     numbers = f"{os.major(device)}:{os.minor(device)}"
     with suppress(OSError):  # only root may, and not in every container
         Path(f"/sys/class/bdi/{numbers}/read_ahead_kb").write_text(f"{_READAHEAD_KIB}")

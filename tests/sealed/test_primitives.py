@@ -58,6 +58,29 @@ def test_every_chunk_of_the_library_is_decrypted(size: int) -> None:
     assert found == plaintext
 
 
+def test_chunks_that_follow_each_other() -> None:
+    plaintext = pattern(5 * 16384 + 9)
+    message = cobblestone(plaintext)
+    chunks = ChunkDecryptor(memoryview(KEY), message[:56], CONTEXT)
+    target = bytearray(3 * 16384 + 9)
+    ciphertext = bytearray(message[56 + 2 * 16400 :])
+    chunks.decrypt_into(2, memoryview(ciphertext), memoryview(target))
+    assert target == plaintext[2 * 16384 :]
+
+    for changed in range(0, len(ciphertext), 16400):
+        ciphertext[changed] ^= 1
+        with pytest.raises(DamagedError, match="chunk"):
+            chunks.decrypt_into(2, memoryview(ciphertext), memoryview(target))
+        ciphertext[changed] ^= 1
+
+
+def test_nothing_is_no_chunk() -> None:
+    chunks = ChunkDecryptor(memoryview(KEY), cobblestone(b"")[:56], CONTEXT)
+
+    with pytest.raises(DamagedError, match="chunk"):
+        chunks.decrypt_into(0, memoryview(b""), memoryview(bytearray(0)))
+
+
 def test_library_and_document_encrypt_the_same() -> None:
     message = cobblestone(pattern(40_000))
     salt = message[:24]

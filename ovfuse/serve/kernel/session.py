@@ -26,7 +26,6 @@ _PAGES: Final = MAX_READ // os.sysconf("SC_PAGE_SIZE")
 _WANTED: Final = (
     InitFlag.ASYNC_READ
     | InitFlag.DO_READDIRPLUS
-    | InitFlag.READDIRPLUS_AUTO
     | InitFlag.PARALLEL_DIROPS
     | InitFlag.MAX_PAGES
 )
