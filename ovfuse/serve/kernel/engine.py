@@ -16,12 +16,7 @@ from typing import TYPE_CHECKING, Final
 from ovfuse.errors import MountFailedError, OvfuseError, describe
 from ovfuse.serve.kernel import wire
 from ovfuse.serve.kernel.notifier import Notifier
-from ovfuse.serve.kernel.operations import (
-    REPLY_SIZE,
-    REQUEST_SIZE,
-    Operations,
-    Request,
-)
+from ovfuse.serve.kernel.operations import REPLY_SIZE, REQUEST_SIZE, Operations, Request
 from ovfuse.serve.kernel.session import connect
 from ovfuse.serve.kernel.wire import Opcode
 from ovfuse.serve.mounts import find_mount
@@ -59,7 +54,8 @@ class KernelEngine:
             with self._setup.view.follow(Notifier(fd, operations.nodes).tell):
                 Workers(fd, operations).run()
         finally:
-            os.close(fd)
+            # The descriptor stays, until the process ends: a slow thread may have a
+            # reply for it yet, and its number must not become another file's.
             operations.files.close()
 
     def stop(self) -> None:
@@ -111,10 +107,10 @@ class Workers:
     def _start(self) -> None:
         with self._lock:
             self._threads += 1
-        threading.Thread(target=self._work, name="fuse", daemon=True).start()
+            buffers = self._spare.pop() if self._spare else _buffers()
+        threading.Thread(target=self._work, args=buffers, daemon=True).start()
 
-    def _work(self) -> None:
-        request, reply = self._buffers()
+    def _work(self, request: memoryview, reply: memoryview) -> None:
         try:
             while self._wait():
                 size = self._read(request)
@@ -135,8 +131,7 @@ class Workers:
                 self._threads -= 1
                 return False
             self._waiting += 1
-            if not self._ended.is_set():
-                self._all_at_work.clear()
+            self._all_at_work.clear()
             return True
 
     def _take(self) -> None:
@@ -146,16 +141,6 @@ class Workers:
             self._waiting -= 1
             if self._waiting == 0:
                 self._all_at_work.set()
-
-    def _buffers(self) -> tuple[memoryview, memoryview]:
-        """Return memory for a request and a reply, of one thread alone."""
-        try:
-            return self._spare.pop()
-        except IndexError:
-            return (
-                memoryview(bytearray(REQUEST_SIZE)),
-                memoryview(bytearray(REPLY_SIZE)),
-            )
 
     def _read(self, request: memoryview) -> int:
         try:
@@ -184,8 +169,9 @@ class Workers:
         """Answer EINTR for a request that is at work; its own answer is dropped."""
         (unique,) = wire.INTERRUPT_IN.unpack_from(request.body)
         if self._is_mine(unique):
-            size = wire.OUT_HEADER.size
-            self._write(memoryview(wire.OUT_HEADER.pack(size, -errno.EINTR, unique)))
+            self._write(
+                wire.OUT_HEADER.pack(wire.OUT_HEADER.size, -errno.EINTR, unique)
+            )
 
     def _is_mine(self, unique: int) -> bool:
         """Take the right to answer a request, which one thread alone has."""
@@ -195,7 +181,7 @@ class Workers:
             return False
         return True
 
-    def _write(self, reply: memoryview) -> bool:
+    def _write(self, reply: bytes | memoryview) -> bool:
         """Write a reply; tell whether the kernel waited for it."""
         try:
             os.write(self._fd, reply)
@@ -206,3 +192,7 @@ class Workers:
                 _log.error("a reply was refused: %s", describe(error))
             return False
         return True
+
+
+def _buffers() -> tuple[memoryview, memoryview]:
+    return memoryview(bytearray(REQUEST_SIZE)), memoryview(bytearray(REPLY_SIZE))
