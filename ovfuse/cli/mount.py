@@ -16,6 +16,7 @@ from ovfuse.cli.parameters import (
 )
 from ovfuse.cli.passphrase import Prompt
 from ovfuse.cli.terminal import log_to_stderr, warning
+from ovfuse.errors import LoadError
 
 if TYPE_CHECKING:
     from ovfuse.serve.options import MountOptions as ParsedOptions
@@ -41,7 +42,7 @@ def mount(
 
     options = parse_options(option or [])
     log_to_stderr(False)
-    _warn_of_dumps()
+    _check_dumps(allowed=options.allow_dumps)
     run_mount(
         cipherdir=cipherdir,
         mountpoint=mountpoint,
@@ -51,14 +52,18 @@ def mount(
     )
 
 
-def _warn_of_dumps() -> None:
+def _check_dumps(*, allowed: bool) -> None:
     """OpenVINO never runs here, but apps inherit the same environment."""
     from ovfuse.load.dumps import dump_variables
 
-    if names := dump_variables():
-        warning(
-            "with these variables OpenVINO writes models to disk: " + ", ".join(names)
+    names = ", ".join(dump_variables())
+    if names and not allowed:
+        raise LoadError(
+            f"OpenVINO would write what it loads to disk: {names} set",
+            hint="unset it, or mount with -o allow_dumps",
         )
+    if names:
+        warning(f"OpenVINO writes what it loads to disk: {names} set")
 
 
 def _view_opener(

@@ -36,6 +36,7 @@ class MountOptions:
         strict: every model of a tree must unlock, or nothing is mounted.
         allow_untrusted: models need no trusted signature.
         allow_rollback: an older sealing is accepted and becomes the known one.
+        allow_dumps: mount also while OpenVINO is told to write models to disk.
         model: the signed name that a single sealed model must have.
         engine: which engine serves.
         log: the file to log to.
@@ -49,6 +50,7 @@ class MountOptions:
     strict: bool = False
     allow_untrusted: bool = False
     allow_rollback: bool = False
+    allow_dumps: bool = False
     model: str | None = None
     engine: str = "libfuse"
     log: Path | None = None
@@ -95,6 +97,7 @@ _FLAGS: Final = (
     "strict",
     "allow_untrusted",
     "allow_rollback",
+    "allow_dumps",
     "noexec",
 )
 _VALUES: Final[dict[str, Callable[[str, str], object]]] = {

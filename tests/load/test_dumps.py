@@ -110,7 +110,7 @@ with ovfuse.open_model(sys.argv[1], allow_dumps=True) as model:
 
 @pytest.mark.fuse
 @pytest.mark.parametrize("engine", ENGINES)
-def test_mount_warns_of_what_its_apps_inherit(
+def test_mount_refuses_what_its_apps_inherit(
     home: Home, small: Path, tmp_path: Path, engine: str
 ) -> None:
     told = Home(
@@ -119,9 +119,18 @@ def test_mount_warns_of_what_its_apps_inherit(
     )
     mountpoint = tmp_path / "mnt"
     mountpoint.mkdir()
-    done = run_ovfuse(told, "mount", "-o", f"engine={engine}", small, mountpoint)
-    succeed(home, "unmount", mountpoint)
+    options = ("-o", f"engine={engine}")
+    done = run_ovfuse(told, "mount", *options, small, mountpoint)
+    assert done.returncode == LoadError.exit_code
+    assert f"error: OpenVINO would write what it loads to disk: {NAMES[3]}, " in (
+        done.stderr
+    )
+    assert "-o allow_dumps" in done.stderr
+    assert "secret-value" not in done.stderr
 
+    options = ("-o", f"engine={engine},allow_dumps")
+    done = run_ovfuse(told, "mount", *options, small, mountpoint)
+    succeed(home, "unmount", mountpoint)
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if SERIALIZE in line]
     assert line.startswith("ovfuse: warning: ")
