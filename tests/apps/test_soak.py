@@ -10,12 +10,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.apps import hammer
-from tests.support.mounting import Home, Mount, mounted, succeed
+from tests.support.mounting import (
+    STAYING_ENGINES,
+    Home,
+    Mount,
+    mounted,
+    succeed,
+)
 from tests.support.users import open_directory
 from tests.support.waiting import wait_until
 
@@ -77,8 +84,21 @@ def mount(home: Home, place: Path, sealed: Path, engine: str) -> Iterator[Mount]
     if os.geteuid() != 0:
         pytest.skip("only root can look into a daemon that refuses it")
     with mounted(home, sealed, place / "mnt", engine=engine) as mount:
+        if engine not in STAYING_ENGINES:
+            wait_until(lambda: is_watching(mount))
         yield mount
         assert mount.status()["failed_reads"] == 0
+
+
+def is_watching(mount: Mount) -> bool:
+    """Tell whether the daemon has all that it needs to notice changes."""
+    directory = Path(f"/proc/{mount.pid}")
+    for descriptor in (directory / "fd").iterdir():
+        with suppress(FileNotFoundError):
+            if f"{descriptor.readlink()}" == "anon_inode:inotify":
+                info = (directory / "fdinfo" / descriptor.name).read_text()
+                return "inotify wd:" in info
+    return False
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
