@@ -1,8 +1,7 @@
 """What the kernel is told about memory that plaintext will be in.
 
-No core dump, no swap: each as far as it is allowed. Only the pages of the one range are
-touched; what the app does with the rest of its memory is its own matter. Huge pages are
-left to the system's setting: docs/performance.md says why.
+No core dump, no swap, huge pages: each as far as it is allowed. Only the pages of the
+one range are touched; what the app does with the rest of its memory is its own matter.
 """
 
 import ctypes
@@ -17,6 +16,7 @@ __all__ = ["protect"]
 
 _log = logging.getLogger(__name__)
 
+_MADV_HUGEPAGE: Final = 14
 _MADV_DONTDUMP: Final = 16
 _MLOCK_ONFAULT: Final = 1
 
@@ -35,6 +35,7 @@ def protect(address: int, size: int) -> None:
     length = ctypes.c_size_t(address + size - start)
     pages = ctypes.c_void_p(start)
     _libc.madvise(pages, length, _MADV_DONTDUMP)
+    _libc.madvise(pages, length, _MADV_HUGEPAGE)
     if _libc.mlock2(pages, length, _MLOCK_ONFAULT) != 0:
         _warn_of_swap()
 
