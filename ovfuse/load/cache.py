@@ -26,9 +26,9 @@ from ovfuse.load.reading import read_model
 from ovfuse.load.settings import cache_place, settings_text, without_cache
 from ovfuse.load.source import SealingFacts, Source
 from ovfuse.load.trial import EXPORTING, IMPORTING, trial_of
+from ovfuse.memory import wipe
 from ovfuse.quote import quoted
 from ovfuse.sealed.primitives import combined_key, private_name
-from ovfuse.sealed.whole import wipe
 from ovfuse.sealed.wrapping import Identity
 from ovfuse.secret import Secret
 

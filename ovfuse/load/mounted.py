@@ -26,10 +26,10 @@ from ovfuse.errors import (
 )
 from ovfuse.load.files import PositionalFile
 from ovfuse.load.source import check_path, closed
+from ovfuse.memory import wipe
 from ovfuse.quote import quoted
 from ovfuse.sealed.parallel import run_steps, usable_cpus
 from ovfuse.sealed.paths import sort_key
-from ovfuse.sealed.whole import wipe
 
 __all__ = ["MountedSource", "is_on_mount"]
 

@@ -10,8 +10,8 @@ import mmap
 from typing import TYPE_CHECKING
 
 from ovfuse.errors import LoadError
-from ovfuse.load.memory import protect
 from ovfuse.load.source import Source, check_path
+from ovfuse.memory import protect
 
 if TYPE_CHECKING:
     import openvino

@@ -17,7 +17,9 @@ from typing import Final, Self
 from cryptography.cobblestone import Cobblestone256Encryptor
 
 from ovfuse.errors import BusyError, DamagedError
+from ovfuse.memory import populate, wipe
 from ovfuse.sealed import beneath
+from ovfuse.sealed.filling import CHUNKS_PER_STEP, STEP_SIZE, Filling
 from ovfuse.sealed.layout import KiB
 from ovfuse.sealed.offsets import (
     CHUNK_SIZE,
@@ -26,10 +28,9 @@ from ovfuse.sealed.offsets import (
     TAG_SIZE,
     message_size,
 )
-from ovfuse.sealed.parallel import run_steps, usable_cpus
-from ovfuse.sealed.primitives import ChunkDecryptor
+from ovfuse.sealed.parallel import run_in_order, usable_cpus
+from ovfuse.sealed.primitives import opens
 from ovfuse.sealed.reader import read_fully
-from ovfuse.sealed.whole import wipe
 from ovfuse.sealed.writer import write_all
 from ovfuse.secret import Secret
 
@@ -37,8 +38,7 @@ __all__ = ["LocalFile", "write_local_file"]
 
 _LENGTH_SIZE: Final = 4
 _HEADER_MAX_SIZE: Final = 16 * KiB
-_STEP_CHUNKS: Final = 64
-_STEP_SIZE: Final = _STEP_CHUNKS * CHUNK_SIZE
+_CIPHERTEXT_SIZE: Final = CHUNKS_PER_STEP * ENCRYPTED_CHUNK_SIZE
 _WRITING: Final = (
     os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 )
@@ -86,14 +86,19 @@ class LocalFile:
             CipherdirError: it cannot be read.
         """
         prefix = self._read(PREFIX_SIZE, self._start)
-        chunks = ChunkDecryptor(key.view, prefix, _context(label, self.header))
+        context = _context(label, self.header)
+        if not opens(key.view, prefix, context):
+            raise DamagedError("the file is encrypted under another key")
         target = allocate(self.size)
+        filling = Filling(key.view, context, prefix, target)
+        first = self._start + PREFIX_SIZE
         try:
-            run_steps(
-                self.size // _STEP_SIZE + 1,
-                lambda: _Worker(self._fd, self._start, chunks, target),
+            run_in_order(
+                self.size // STEP_SIZE + 1,
+                lambda: _Worker(self._fd, first, filling, target),
                 usable_cpus(),
             )
+            filling.finish()
         except BaseException:
             wipe(target)
             raise
@@ -116,30 +121,27 @@ class _Worker:
     """Reads and decrypts steps of a message, in private memory of its own."""
 
     def __init__(
-        self, fd: int, start: int, chunks: ChunkDecryptor, target: memoryview
+        self, fd: int, first: int, filling: Filling, target: memoryview
     ) -> None:
         self._fd = fd
-        self._start = start
-        self._chunks = chunks
+        self._first = first
+        self._filling = filling
         self._target = target
-        self._ciphertext = memoryview(bytearray(_STEP_CHUNKS * ENCRYPTED_CHUNK_SIZE))
+        self._ciphertext = memoryview(bytearray(_CIPHERTEXT_SIZE))
+        self._step = self._ciphertext[:0]
 
-    def __call__(self, number: int) -> None:
-        """Read and decrypt one step: full chunks, or what is left with the final."""
-        start = number * _STEP_SIZE
-        target = self._target[start : start + _STEP_SIZE]
-        is_last = len(target) < _STEP_SIZE
+    def prepare(self, number: int) -> None:
+        """Read one step: full chunks, or what is left with the final."""
+        target = self._target[number * STEP_SIZE : (number + 1) * STEP_SIZE]
+        is_last = len(target) < STEP_SIZE
         count = len(target) // CHUNK_SIZE + is_last
-        step = self._ciphertext[: len(target) + count * TAG_SIZE]
-        chunk_number = number * _STEP_CHUNKS
-        offset = self._start + PREFIX_SIZE + chunk_number * ENCRYPTED_CHUNK_SIZE
-        read_fully(self._fd, step, offset)
-        while step:
-            chunk, step = step[:ENCRYPTED_CHUNK_SIZE], step[ENCRYPTED_CHUNK_SIZE:]
-            size = len(chunk) - TAG_SIZE
-            self._chunks.decrypt_into(chunk_number, chunk, target[:size])
-            target = target[size:]
-            chunk_number += 1
+        self._step = self._ciphertext[: len(target) + count * TAG_SIZE]
+        read_fully(self._fd, self._step, self._first + number * _CIPHERTEXT_SIZE)
+        populate(target)
+
+    def finish(self, number: int) -> None:  # noqa: ARG002 - they come in order
+        """Decrypt the step that was prepared."""
+        self._filling.update(self._step)
 
 
 def write_local_file(  # noqa: PLR0913 - four facts of the file, its place and content
@@ -169,9 +171,9 @@ def write_local_file(  # noqa: PLR0913 - four facts of the file, its place and c
         write_all(fd, len(header).to_bytes(_LENGTH_SIZE, "big") + header)
         encryptor = Cobblestone256Encryptor(key.view, _context(label, header))
         # Never smaller than what one step can become, with a chunk held back.
-        ciphertext = memoryview(bytearray(message_size(2 * _STEP_SIZE)))
-        for start in range(0, len(plaintext), _STEP_SIZE):
-            step = plaintext[start : start + _STEP_SIZE]
+        ciphertext = memoryview(bytearray(message_size(2 * STEP_SIZE)))
+        for start in range(0, len(plaintext), STEP_SIZE):
+            step = plaintext[start : start + STEP_SIZE]
             write_all(fd, ciphertext[: encryptor.update_into(step, ciphertext)])
         write_all(fd, encryptor.finalize())
 

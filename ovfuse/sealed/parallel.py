@@ -1,4 +1,4 @@
-"""Many small steps on a few threads: for whole reads, whose libraries release the GIL.
+"""Many steps on a few threads: for whole reads, whose libraries release the GIL.
 
 The caller's thread works too, so that one worker needs no thread at all.
 """
@@ -6,13 +6,27 @@ The caller's thread works too, so that one worker needs no thread at all.
 import os
 import threading
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
-__all__ = ["run_steps", "usable_cpus"]
+__all__ = ["InOrder", "run_in_order", "run_steps", "usable_cpus"]
 
 _WORKERS_MAX: Final = 8  # beyond, the interpreter's own share of the work decides
 
 Step = Callable[[int], None]
+
+
+class InOrder(Protocol):
+    """Steps of which one half may run beside others, and the other must wait.
+
+    A decryptor that streams takes its input in order; reading and checking that input
+    can be done for several steps at once.
+    """
+
+    def prepare(self, number: int) -> None:
+        """Do what needs no other step."""
+
+    def finish(self, number: int) -> None:
+        """Do the rest, after that of the step before and before that of the next."""
 
 
 def usable_cpus() -> int:
@@ -31,17 +45,44 @@ def run_steps(count: int, make_step: Callable[[], Step], workers: int) -> None:
     Raises:
         BaseException: the first error of a step; by then no thread runs any more.
     """
+    _Run(count, lambda _: make_step()).run(min(workers, count))
+
+
+def run_in_order(count: int, make: Callable[[], InOrder], workers: int) -> None:
+    """Prepare the steps below `count` on several threads, and finish them in order.
+
+    Args:
+        count: of the steps.
+        make: called once per worker, for what a worker has of its own.
+        workers: threads at most, the caller's included.
+
+    Raises:
+        BaseException: the first error of a step; by then no thread runs any more.
+    """
+
+    def make_step(run: _Run) -> Step:
+        worker = make()
+
+        def step(number: int) -> None:
+            worker.prepare(number)
+            if run.wait_for(number):
+                worker.finish(number)
+                run.finished(number)
+
+        return step
+
     _Run(count, make_step).run(min(workers, count))
 
 
 class _Run:
     """The state that the workers share."""
 
-    def __init__(self, count: int, make_step: Callable[[], Step]) -> None:
+    def __init__(self, count: int, make_step: "Callable[[_Run], Step]") -> None:
         self._count = count
         self._make_step = make_step
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._next = 0
+        self._finished = 0
         self._errors: list[tuple[int, BaseException]] = []
 
     def run(self, workers: int) -> None:
@@ -60,25 +101,38 @@ class _Run:
             _, error = min(self._errors, key=lambda item: item[0])
             raise error
 
+    def wait_for(self, number: int) -> bool:
+        """Wait until all steps before are finished; False if one of them failed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._finished == number or self._errors)
+            return not self._errors
+
+    def finished(self, number: int) -> None:
+        """Let the next step be finished."""
+        with self._changed:
+            self._finished = number + 1
+            self._changed.notify_all()
+
     def _work(self) -> None:
         number = 0
         try:
-            step = self._make_step()
+            step = self._make_step(self)
             while (number := self._take()) < self._count:
                 step(number)
         except BaseException as error:  # noqa: BLE001 - raised again by `run`
             self._stop(number, error)
 
     def _take(self) -> int:
-        with self._lock:
+        with self._changed:
             number = self._next
             self._next += 1
             return number
 
     def _stop(self, number: int, error: BaseException) -> None:
-        with self._lock:
+        with self._changed:
             self._next = self._count
             self._errors.append((number, error))
+            self._changed.notify_all()
 
     def _join(self, thread: threading.Thread) -> None:
         """Wait, also after Ctrl-C: the others write into the caller's memory."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from ovfuse.errors import DamagedError
+from ovfuse.memory import wipe
 from ovfuse.sealed import beneath, layout
 from ovfuse.sealed.blocks import BlockList
 from ovfuse.sealed.manifest import FileEntry, Manifest
@@ -16,7 +17,7 @@ from ovfuse.sealed.offsets import PREFIX_SIZE, block_list_size, message_size
 from ovfuse.sealed.primitives import ChunkDecryptor, derived_key, object_context
 from ovfuse.sealed.reader import ObjectReader, ScratchPool
 from ovfuse.sealed.stream import plaintext_pieces
-from ovfuse.sealed.whole import read_whole, wipe
+from ovfuse.sealed.whole import read_whole
 from ovfuse.secret import Secret
 
 __all__ = ["Sealing"]
@@ -118,8 +119,10 @@ class Sealing:
             read_whole(
                 fd,
                 entry,
+                prefix=prefix,
                 blocks=blocks,
-                chunks=self._chunks(entry, prefix),
+                model_key=self._model_key.view,
+                context=object_context(self.manifest.facts.seal_id, entry.object_id),
                 target=target,
                 workers=workers,
                 check_hash=check_hash,

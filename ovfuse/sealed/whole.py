@@ -1,45 +1,42 @@
 """A whole file into memory that the caller has, by several threads at once.
 
-Used by the loader. Each step reads 16 blocks into private memory, checks them against
-the block list and decrypts straight into the caller's: random access, as the mount's,
-to every block. The signature covers all of it through the block list; padding is
-checked as well, and SHA-256 where the caller wants it.
+Used by the loader. Steps of 16 blocks are read into private memory and checked against
+the block list beside each other, then decrypted in order, straight into the caller's
+memory. The signature covers all of it through the block list; padding is checked as
+well, and SHA-256 where the caller wants it.
 """
 
 import hashlib
 from typing import Final
 
 from ovfuse.errors import DamagedError
+from ovfuse.memory import populate
 from ovfuse.sealed.blocks import BlockList
+from ovfuse.sealed.filling import CHUNKS_PER_STEP, STEP_SIZE, Filling
 from ovfuse.sealed.manifest import FileEntry
 from ovfuse.sealed.offsets import (
-    BLOCK_PLAINTEXT_SIZE,
     BLOCK_SIZE,
-    CHUNK_SIZE,
     CHUNKS_PER_BLOCK,
-    ENCRYPTED_CHUNK_SIZE,
-    TAG_SIZE,
     block_count,
     block_offset,
     block_size,
 )
-from ovfuse.sealed.parallel import run_steps
-from ovfuse.sealed.primitives import ChunkDecryptor
+from ovfuse.sealed.parallel import run_in_order
 from ovfuse.sealed.reader import read_fully
 
-__all__ = ["read_whole", "wipe"]
+__all__ = ["read_whole"]
 
-_BLOCKS_PER_STEP: Final = 16
-_STEP_SIZE: Final = _BLOCKS_PER_STEP * BLOCK_PLAINTEXT_SIZE
-_ZEROS: Final = bytes(_STEP_SIZE)
+_BLOCKS_PER_STEP: Final = CHUNKS_PER_STEP // CHUNKS_PER_BLOCK
 
 
-def read_whole(  # noqa: PLR0913 - seven facts of one read
+def read_whole(  # noqa: PLR0913 - eight facts of one read
     fd: int,
     entry: FileEntry,
     *,
+    prefix: bytes,
     blocks: BlockList,
-    chunks: ChunkDecryptor,
+    model_key: memoryview,
+    context: bytes,
     target: memoryview,
     workers: int,
     check_hash: bool,
@@ -54,78 +51,52 @@ def read_whole(  # noqa: PLR0913 - seven facts of one read
         DamagedError: anything is not what was signed.
         CipherdirError: the object cannot be read.
     """
-    whole = _Whole(fd, entry, blocks, chunks, target)
+    if len(target) != entry.size:
+        raise ValueError("the buffer has another size than the file")
+    filling = Filling(model_key, context, prefix, target)
 
-    run_steps(whole.step_count, lambda: _Worker(whole), workers)
+    def make_worker() -> _Worker:
+        return _Worker(fd, entry.padded_size, blocks, filling, target)
+
+    count = -(-block_count(entry.padded_size) // _BLOCKS_PER_STEP)
+    run_in_order(count, make_worker, workers)
+    filling.finish()
     if check_hash and hashlib.sha256(target).hexdigest() != entry.plaintext_sha256:
         raise DamagedError("a file is not what its publisher hashed")
-
-
-def wipe(target: memoryview) -> None:
-    """Overwrite a buffer of bytes with zeros, of whatever size."""
-    for start in range(0, len(target), _STEP_SIZE):
-        piece = target[start : start + _STEP_SIZE]
-        piece[:] = _ZEROS[: len(piece)]
-
-
-class _Whole:
-    """What the workers share of one file."""
-
-    def __init__(
-        self,
-        fd: int,
-        entry: FileEntry,
-        blocks: BlockList,
-        chunks: ChunkDecryptor,
-        target: memoryview,
-    ) -> None:
-        if len(target) != entry.size:
-            raise ValueError("the buffer has another size than the file")
-        self.fd = fd
-        self.padded_size: Final = entry.padded_size
-        self.blocks = blocks
-        self.chunks = chunks
-        self.target = target
-        self.block_count: Final = block_count(entry.padded_size)
-        self.step_count: Final = -(-self.block_count // _BLOCKS_PER_STEP)
 
 
 class _Worker:
     """One thread's private memory, and the steps that it does."""
 
-    def __init__(self, whole: _Whole) -> None:
-        self._whole = whole
+    def __init__(
+        self,
+        fd: int,
+        padded_size: int,
+        blocks: BlockList,
+        filling: Filling,
+        target: memoryview,
+    ) -> None:
+        self._fd = fd
+        self._padded_size = padded_size
+        self._blocks = blocks
+        self._filling = filling
+        self._target = target
         self._ciphertext = memoryview(bytearray(BLOCK_SIZE * _BLOCKS_PER_STEP))
-        self._chunk = memoryview(bytearray(CHUNK_SIZE))
+        self._step = self._ciphertext[:0]
 
-    def __call__(self, number: int) -> None:
-        """Read, check and decrypt the blocks of one step."""
-        whole = self._whole
+    def prepare(self, number: int) -> None:
+        """Read and check the blocks of one step, while its memory is made ready."""
         first = number * _BLOCKS_PER_STEP
-        last = min(first + _BLOCKS_PER_STEP, whole.block_count) - 1
-        size = (last - first) * BLOCK_SIZE + block_size(last, whole.padded_size)
-        step = self._ciphertext[:size]
-        read_fully(whole.fd, step, block_offset(first))
+        last = min(first + _BLOCKS_PER_STEP, block_count(self._padded_size)) - 1
+        size = (last - first) * BLOCK_SIZE + block_size(last, self._padded_size)
+        self._step = self._ciphertext[:size]
+        read_fully(self._fd, self._step, block_offset(first))
         for block_number in range(first, last + 1):
             start = (block_number - first) * BLOCK_SIZE
-            block = step[start : start + BLOCK_SIZE]
-            whole.blocks.check(block_number, block)
-            self._decrypt(block_number * CHUNKS_PER_BLOCK, block)
+            block = self._step[start : start + BLOCK_SIZE]
+            self._blocks.check(block_number, block)
+        populate(self._target[number * STEP_SIZE : (number + 1) * STEP_SIZE])
 
-    def _decrypt(self, chunk_number: int, block: memoryview) -> None:
-        whole = self._whole
-        for start in range(0, len(block), ENCRYPTED_CHUNK_SIZE):
-            ciphertext = block[start : start + ENCRYPTED_CHUNK_SIZE]
-            size = len(ciphertext) - TAG_SIZE
-            offset = chunk_number * CHUNK_SIZE
-            target = whole.target[offset : offset + size]
-            if len(target) == size:
-                whole.chunks.decrypt_into(chunk_number, ciphertext, target)
-            else:
-                plaintext = self._chunk[:size]
-                whole.chunks.decrypt_into(chunk_number, ciphertext, plaintext)
-                if any(plaintext[len(target) :]):
-                    raise DamagedError("a file's padding is not zeros")
-                target[:] = plaintext[: len(target)]
-                wipe(plaintext)
-            chunk_number += 1
+    def finish(self, number: int) -> None:  # noqa: ARG002 - they come in order
+        """Decrypt the step that was prepared."""
+        self._filling.update(self._step)

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 import ovfuse
+from ovfuse import memory
 from ovfuse.errors import DamagedError, LoadError
-from ovfuse.load import memory, tensors
+from ovfuse.load import tensors
 from ovfuse.load.memory_files import MemoryFile, linked
 from tests.support.mounting import Home, succeed
 from tests.support.sealed import pattern, write_files

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ovfuse.errors import DamagedError
-from ovfuse.sealed.parallel import run_steps
-from ovfuse.sealed.whole import wipe
+from ovfuse.memory import wipe
+from ovfuse.sealed.parallel import run_in_order, run_steps
 from ovfuse.sealed.wrapping import Identity
 from tests.support.sealed import Publisher, entry_of, opened, pattern, write_files
 from tests.vectors import build
@@ -70,6 +70,53 @@ def test_first_error_ends_it_and_no_thread_is_left() -> None:
 
     assert threading.active_count() == before
     assert len(done) < 10_000
+
+
+class Recorder:
+    """A worker that notes what it is asked for, and fails where it is told."""
+
+    def __init__(self, log: list[tuple[str, int]], fails: tuple[str, int]) -> None:
+        self._log = log
+        self._fails = fails
+        self._prepared = -1
+
+    def prepare(self, number: int) -> None:
+        self._note("prepare", number)
+        self._prepared = number
+
+    def finish(self, number: int) -> None:
+        assert self._prepared == number
+        self._note("finish", number)
+
+    def _note(self, half: str, number: int) -> None:
+        if (half, number) == self._fails:
+            raise DamagedError(f"{half} {number}")
+        self._log.append((half, number))
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_steps_are_finished_in_order_by_whom_they_were_prepared(workers: int) -> None:
+    log: list[tuple[str, int]] = []
+
+    run_in_order(200, lambda: Recorder(log, ("", 0)), workers)
+
+    assert [n for half, n in log if half == "finish"] == list(range(200))
+    assert sorted(n for half, n in log if half == "prepare") == list(range(200))
+
+
+@pytest.mark.parametrize("half", ["prepare", "finish"])
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_nobody_waits_for_a_step_that_failed(workers: int, half: str) -> None:
+    log: list[tuple[str, int]] = []
+    before = threading.active_count()
+
+    with pytest.raises(DamagedError, match=f"{half} 50"):
+        run_in_order(200, lambda: Recorder(log, (half, 50)), workers)
+
+    assert threading.active_count() == before
+    finished = [number for which, number in log if which == "finish"]
+    assert finished == list(range(len(finished)))
+    assert len(finished) <= 50
 
 
 def test_nothing_to_do() -> None:

@@ -1,0 +1,72 @@
+"""What the kernel is told about memory that plaintext will be in.
+
+No core dump, no swap, huge pages, populated ahead: each as far as it is allowed. Only
+the pages of the one range are touched; what the app does with the rest of its memory is
+its own matter.
+"""
+
+import ctypes
+import functools
+import logging
+import mmap
+from typing import Final
+
+from ovfuse.secret import may_swap
+
+__all__ = ["populate", "protect", "wipe"]
+
+_log = logging.getLogger(__name__)
+
+_MADV_HUGEPAGE: Final = 14
+_MADV_DONTDUMP: Final = 16
+_MADV_POPULATE_WRITE: Final = 23
+_MLOCK_ONFAULT: Final = 1
+
+_ZEROS: Final = bytes(1024 * 1024)
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def protect(address: int, size: int) -> None:
+    """Mark and lock the pages around `size` bytes at `address`; best effort.
+
+    Nothing is populated by it: pages are locked as they are written (MLOCK_ONFAULT).
+    One warning for the process if they cannot be locked and the system has swap.
+    """
+    if size == 0:
+        return
+    pages, length = _pages(address, size)
+    _libc.madvise(pages, length, _MADV_DONTDUMP)
+    _libc.madvise(pages, length, _MADV_HUGEPAGE)
+    if _libc.mlock2(pages, length, _MLOCK_ONFAULT) != 0:
+        _warn_of_swap()
+
+
+def populate(buffer: memoryview) -> None:
+    """Have the kernel make the pages of a buffer now; best effort (Linux 5.14).
+
+    The GIL is free meanwhile, so that it can be done beside other work; a first write
+    of each page would stop whoever writes.
+    """
+    if not buffer:
+        return
+    address = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+    _libc.madvise(*_pages(address, len(buffer)), _MADV_POPULATE_WRITE)
+
+
+def wipe(buffer: memoryview) -> None:
+    """Overwrite a buffer of bytes with zeros, of whatever size."""
+    for start in range(0, len(buffer), len(_ZEROS)):
+        piece = buffer[start : start + len(_ZEROS)]
+        piece[:] = _ZEROS[: len(piece)]
+
+
+def _pages(address: int, size: int) -> tuple[ctypes.c_void_p, ctypes.c_size_t]:
+    start = address & -mmap.PAGESIZE
+    return ctypes.c_void_p(start), ctypes.c_size_t(address + size - start)
+
+
+@functools.cache
+def _warn_of_swap() -> None:
+    if may_swap():
+        _log.warning("plaintext in memory is not locked and may reach swap")
