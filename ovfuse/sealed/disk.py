@@ -15,11 +15,14 @@ __all__ = [
     "create_file",
     "make_directory",
     "remove_tree",
+    "start_writeback",
     "sync_filesystem",
 ]
 
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+_SYNC_FILE_RANGE_WRITE: Final = 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -63,6 +66,16 @@ def remove_tree(name: str, parent_fd: int) -> None:
             raise OSError(errno.EMLINK, "directories are nested too deeply") from None
     else:
         os.unlink(name, dir_fd=parent_fd)
+
+
+def start_writeback(fd: int) -> None:
+    """Ask the system to begin writing out what was written to a file; do not wait.
+
+    It would do so later, and `sync_filesystem` then has less to wait for. Whatever
+    goes wrong is told there.
+    """
+    zero = ctypes.c_int64(0)  # from the beginning, to the end
+    _libc.sync_file_range(fd, zero, zero, _SYNC_FILE_RANGE_WRITE)
 
 
 def sync_filesystem(fd: int) -> None:

@@ -292,7 +292,7 @@ def _write_objects(
             for file in source.files
         )
     finally:
-        writer.wipe()
+        writer.close()
         os.close(blocks_fd)
         os.close(objects_fd)
 
