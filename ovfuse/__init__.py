@@ -1,6 +1,5 @@
 """ovfuse: encrypted model directories on disk, plaintext only in memory."""
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -8,11 +7,15 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenModel", "__version__", "open_model"]
 
-__version__ = version("ovfuse")
+__version__: str
 
 
 def __getattr__(name: str) -> object:
-    """Import the loader when it is asked for: the command line never does."""
+    """Import what is asked for: every start of the command line pays for the rest."""
+    if name == "__version__":
+        from importlib.metadata import version  # noqa: PLC0415 - see above
+
+        return version("ovfuse")
     if name in {"OpenModel", "open_model"}:
         from ovfuse import load  # noqa: PLC0415 - see above
 

@@ -9,7 +9,7 @@ import sys
 import typer
 from typer.exceptions import TyperException
 
-from ovfuse import __version__
+import ovfuse
 from ovfuse.cli import (
     compile,  # noqa: A004 - the command's name
     decrypt,
@@ -45,7 +45,7 @@ app = typer.Typer(
 
 def _print_version(value: bool) -> None:
     if value:
-        terminal.say(f"ovfuse {__version__}")
+        terminal.say(f"ovfuse {ovfuse.__version__}")
         raise typer.Exit
 
 
