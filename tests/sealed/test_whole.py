@@ -14,7 +14,7 @@ from ovfuse.sealed.wrapping import Identity
 from tests.support.sealed import Publisher, entry_of, opened, pattern, write_files
 from tests.vectors import build
 
-STEP_SIZE = 16 * 65536
+STEP_SIZE = 32 * 65536
 SIZES = (0, 1, 16383, 16384, 65536, STEP_SIZE - 1, STEP_SIZE, 3 * STEP_SIZE + 70_001)
 
 
