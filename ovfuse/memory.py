@@ -6,9 +6,11 @@ its own matter.
 """
 
 import ctypes
+import errno
 import functools
 import logging
 import mmap
+import os
 from typing import Final
 
 from ovfuse.secret import may_swap
@@ -43,15 +45,22 @@ def protect(address: int, size: int) -> None:
 
 
 def populate(buffer: memoryview) -> None:
-    """Have the kernel make the pages of a buffer now; best effort (Linux 5.14).
+    """Have the kernel make the pages of a buffer now (Linux 5.14, else nothing).
 
     The GIL is free meanwhile, so that it can be done beside other work; a first write
-    of each page would stop whoever writes.
+    of each page would stop whoever writes. In a file, that write would end the process
+    where there is no memory.
+
+    Raises:
+        MemoryError: there is not so much.
     """
     if not buffer:
         return
     address = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
-    _libc.madvise(*_pages(address, len(buffer)), _MADV_POPULATE_WRITE)
+    if _libc.madvise(*_pages(address, len(buffer)), _MADV_POPULATE_WRITE) != 0:
+        error = ctypes.get_errno()
+        if error != errno.EINVAL:
+            raise MemoryError(os.strerror(error))
 
 
 def wipe(buffer: memoryview) -> None:

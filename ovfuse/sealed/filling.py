@@ -11,6 +11,7 @@ from cryptography.cobblestone import Cobblestone256Decryptor
 from cryptography.exceptions import InvalidTag
 
 from ovfuse.errors import DamagedError
+from ovfuse.memory import wipe
 from ovfuse.sealed.offsets import CHUNK_SIZE, CHUNKS_PER_BLOCK, ENCRYPTED_CHUNK_SIZE
 
 __all__ = ["CHUNKS_PER_STEP", "STEP_SIZE", "Filling"]
@@ -26,8 +27,8 @@ class Filling:
         key: 32 bytes, to which the message commits.
         context: of the message.
         prefix: its first 56 bytes.
-        target: what to fill; after an error it is not to be used, the caller wipes it.
-            It may be smaller than the plaintext, of which the rest must be zeros.
+        target: what to fill; after an error it is not to be used, see `wipe`. It may
+            be smaller than the plaintext, of which the rest must be zeros.
     """
 
     def __init__(
@@ -35,7 +36,9 @@ class Filling:
     ) -> None:
         self._decryptor = Cobblestone256Decryptor(key, context)
         self._prefix = prefix
+        self._target = target
         self._rest = target
+        self._touched = 0
         self._started = False
 
     def update(self, ciphertext: memoryview) -> None:
@@ -52,6 +55,7 @@ class Filling:
             # full, and comes with `finalize`.
             size = len(ciphertext) // ENCRYPTED_CHUNK_SIZE * CHUNK_SIZE
             if size <= len(self._rest):
+                self._touched += size
                 self._decryptor.update_into(ciphertext, self._rest[:size])
                 self._rest = self._rest[size:]
             else:
@@ -72,9 +76,17 @@ class Filling:
         if self._rest:
             raise _damaged()
 
+    def wipe(self) -> None:
+        """Overwrite with zeros what was written, verified or not.
+
+        No more: where there is no memory, a write would end the process.
+        """
+        wipe(self._target[: self._touched])
+
     def _release(self, plaintext: bytes) -> None:
         """Copy what belongs into the buffer; all behind it is padding."""
         size = min(len(plaintext), len(self._rest))
+        self._touched += size
         if plaintext.count(0, size) != len(plaintext) - size:
             raise DamagedError("a file's padding is not zeros")
         self._rest[:size] = memoryview(plaintext)[:size]

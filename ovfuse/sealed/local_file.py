@@ -17,7 +17,7 @@ from typing import Final, Self
 from cryptography.cobblestone import Cobblestone256Encryptor
 
 from ovfuse.errors import BusyError, DamagedError
-from ovfuse.memory import populate, wipe
+from ovfuse.memory import populate
 from ovfuse.sealed import beneath
 from ovfuse.sealed.filling import CHUNKS_PER_STEP, STEP_SIZE, Filling
 from ovfuse.sealed.layout import KiB
@@ -77,7 +77,7 @@ class LocalFile:
 
         Args:
             allocate: gives the memory for so many bytes; only asked if the file
-                commits to the key. After an error the memory holds zeros.
+                commits to the key. After an error the memory holds nothing of it.
             key: 32 bytes.
             label: of the use; ASCII, without NUL.
 
@@ -100,7 +100,7 @@ class LocalFile:
             )
             filling.finish()
         except BaseException:
-            wipe(target)
+            filling.wipe()
             raise
 
     def close(self) -> None:

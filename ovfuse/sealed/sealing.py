@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from ovfuse.errors import DamagedError
-from ovfuse.memory import wipe
 from ovfuse.sealed import beneath, layout
 from ovfuse.sealed.blocks import BlockList
 from ovfuse.sealed.manifest import FileEntry, Manifest
@@ -108,14 +107,12 @@ class Sealing:
     ) -> None:
         """Read a whole file into a buffer of its size in bytes; see `read_whole`.
 
-        After an error the buffer holds zeros.
-
         Raises:
             DamagedError, CipherdirError: as `open_file`.
+            MemoryError: there is none behind the buffer.
         """
-        fd = -1
+        fd, prefix, blocks = self._open_object(entry)
         try:
-            fd, prefix, blocks = self._open_object(entry)
             read_whole(
                 fd,
                 entry,
@@ -127,12 +124,8 @@ class Sealing:
                 workers=workers,
                 check_hash=check_hash,
             )
-        except BaseException:
-            wipe(target)
-            raise
         finally:
-            if fd >= 0:
-                os.close(fd)
+            os.close(fd)
 
     def derive_key(self, label: bytes) -> Secret:
         """Return 32 bytes for another use, bound to this sealing; the caller wipes.

@@ -43,13 +43,14 @@ def read_whole(  # noqa: PLR0913 - eight facts of one read
 ) -> None:
     """Fill `target`, of exactly the file's size in bytes, with its plaintext.
 
-    After an error `target` is not to be used; the caller wipes it. `check_hash`
-    compares the SHA-256 as well; it cannot be computed on more than one thread, which
-    takes longer than all the rest.
+    After an error nothing of it is left in `target`. `check_hash` compares the SHA-256
+    as well; it cannot be computed on more than one thread, which takes longer than all
+    the rest.
 
     Raises:
         DamagedError: anything is not what was signed.
         CipherdirError: the object cannot be read.
+        MemoryError: there is none behind `target`.
     """
     if len(target) != entry.size:
         raise ValueError("the buffer has another size than the file")
@@ -59,10 +60,14 @@ def read_whole(  # noqa: PLR0913 - eight facts of one read
         return _Worker(fd, entry.padded_size, blocks, filling, target)
 
     count = -(-block_count(entry.padded_size) // _BLOCKS_PER_STEP)
-    run_in_order(count, make_worker, workers)
-    filling.finish()
-    if check_hash and hashlib.sha256(target).hexdigest() != entry.plaintext_sha256:
-        raise DamagedError("a file is not what its publisher hashed")
+    try:
+        run_in_order(count, make_worker, workers)
+        filling.finish()
+        if check_hash and hashlib.sha256(target).hexdigest() != entry.plaintext_sha256:
+            raise DamagedError("a file is not what its publisher hashed")
+    except BaseException:
+        filling.wipe()
+        raise
 
 
 class _Worker:

@@ -43,7 +43,7 @@ def read(fd: int, *, key: Secret = KEY, label: bytes = LABEL) -> tuple[bytes, by
     memory = bytearray()
 
     def allocate(size: int) -> memoryview:
-        memory[:] = b"\xaa" * size
+        memory[:] = bytes(size)
         return memoryview(memory)
 
     with LocalFile(fd, "name") as file:

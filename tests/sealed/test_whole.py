@@ -151,7 +151,7 @@ def damaged_files(name: str, *, check_hash: bool) -> list[str]:
     damaged = []
     with opened(directory / "model", identity) as sealing:
         for entry in sealing.manifest.files:
-            target = bytearray(b"x" * entry.size)
+            target = bytearray(entry.size)
             try:
                 sealing.read_file_into(
                     entry, memoryview(target), workers=2, check_hash=check_hash
