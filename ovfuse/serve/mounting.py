@@ -41,7 +41,10 @@ def open_mount(setup: Setup, max_read: int) -> int:
 
 def _mount(setup: Setup, words: Mapping[str, str | bool], max_read: int) -> int:
     """Call mount(2), as fusermount3 does."""
-    fd = os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fd = os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise MountFailedError(f"{_DEVICE}: {error.strerror}") from None
     data = {"fd": fd, "rootmode": "40000", "user_id": os.getuid()}
     data |= {"group_id": os.getgid(), "max_read": max_read}
     rest = [f"{word}={value}" for word, value in data.items()]

@@ -16,7 +16,8 @@ from ovfuse.quote import quoted
 
 __all__ = ["ENGINES", "MountOptions", "parse_options"]
 
-ENGINES: Final = ("libfuse", "kernel")
+ENGINES: Final = ("kernel", "libfuse")
+"""The first is the default."""
 
 _MAX_ID: Final = 2**32 - 2  # the last one means "unchanged" to chown(2)
 _MAX_DIGITS: Final = 10  # int() takes no number of thousands
@@ -52,7 +53,7 @@ class MountOptions:
     allow_rollback: bool = False
     allow_dumps: bool = False
     model: str | None = None
-    engine: str = "libfuse"
+    engine: str = ENGINES[0]
     log: Path | None = None
 
 

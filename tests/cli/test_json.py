@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import key_files
-from tests.support.mounting import Home, mounted, run_ovfuse, succeed
+from tests.support.mounting import ENGINES, Home, mounted, run_ovfuse, succeed
 
 PAGE = Path(__file__).parents[2] / "docs" / "json.md"
 KINDS: dict[str, type | tuple[type, ...]] = {
@@ -102,6 +102,6 @@ def test_mounts(home: Home, plain: Path, scratch: Path) -> None:
     (scratch / "tree").mkdir()
     for name in ("a", "b"):
         succeed(home, "encrypt", plain, scratch / "tree" / name)
-    with mounted(home, scratch / "tree", scratch / "mnt", engine="libfuse"):
+    with mounted(home, scratch / "tree", scratch / "mnt", engine=ENGINES[0]):
         assert check(home, "status")
     check(home, "status")

@@ -13,6 +13,7 @@ from ovfuse.sealed.reader import ScratchPool
 from ovfuse.sealed.wrapping import wrap_with_passphrase
 from tests.cli.conftest import inspected, key_files, snapshot
 from tests.support.mounting import (
+    ENGINES,
     Home,
     is_mounted,
     mounted,
@@ -184,7 +185,7 @@ def test_mount_asks_before_it_goes_to_the_background(
     mountpoint = scratch / "mnt"
     mountpoint.mkdir()
     said = refused_mount(
-        owner, NoUsableKeyError, locked / "a", mountpoint, engine="libfuse"
+        owner, NoUsableKeyError, locked / "a", mountpoint, engine=ENGINES[0]
     )
     assert "on a terminal only" in said
     arguments = ("mount", locked / "a", mountpoint)
@@ -234,5 +235,5 @@ def test_identity_is_tried_first_by_a_mount(
     answers = [PASSPHRASE, PASSPHRASE]
     assert type_into(home, "encrypt", "-p", *arguments, answers=answers).code == 0
 
-    with mounted(home, scratch / "sealed", scratch / "mnt", engine="libfuse"):
+    with mounted(home, scratch / "sealed", scratch / "mnt", engine=ENGINES[0]):
         assert (scratch / "mnt" / "model.xml").read_text() == "<net/>"

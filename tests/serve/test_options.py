@@ -11,6 +11,7 @@ from ovfuse.serve.options import MountOptions, parse_options
 def test_nothing_asked_is_the_default() -> None:
     assert parse_options([]) == MountOptions()
     assert parse_options(["", ",,"]) == MountOptions()
+    assert MountOptions().engine == "kernel"
 
 
 def test_every_word_is_understood() -> None:

@@ -44,8 +44,8 @@ __all__ = [
     "succeed",
 ]
 
-ENGINES = ("libfuse", "kernel")
-"""What `-o engine=` takes; every test of a real mount runs with each."""
+ENGINES = ("kernel", "libfuse")
+"""What `-o engine=` takes, the default first; tests of real mounts run with each."""
 
 STAYING_ENGINES = frozenset({"libfuse"})
 """Those that show the sealing they started with until they are mounted again."""

@@ -64,7 +64,10 @@ def _shake_hands(fd: int) -> None:
         known = wire.INIT_IN.unpack_from(data, wire.IN_HEADER.size)
         major, minor, readahead, flags = known
         if (major, minor) < (wire.MAJOR, _OLDEST_MINOR):
-            raise MountFailedError(f"the kernel's FUSE is too old: {major}.{minor}")
+            raise MountFailedError(
+                f"the kernel's FUSE is too old: {major}.{minor}",
+                hint="-o engine=libfuse works with older ones",
+            )
         os.write(fd, _init_reply(unique, minor, readahead, flags))
 
 
