@@ -8,7 +8,6 @@ nobody gets the topology of one version with the weights of another.
 import errno
 import io
 import os
-import re
 import stat
 import threading
 import weakref
@@ -27,14 +26,13 @@ from ovfuse.errors import (
 from ovfuse.load.files import PositionalFile
 from ovfuse.load.source import check_path, closed
 from ovfuse.memory import wipe
+from ovfuse.mountinfo import FILESYSTEM_TYPE, list_mounts
 from ovfuse.quote import quoted
 from ovfuse.sealed.parallel import run_steps, usable_cpus
 from ovfuse.sealed.paths import sort_key
 
 __all__ = ["MountedSource", "is_on_mount"]
 
-_MOUNTINFO: Final = Path("/proc/self/mountinfo")
-_FILESYSTEM_TYPE: Final = b"fuse.ovfuse"
 _STEP_SIZE: Final = 4 * 1024 * 1024
 _OPENING: Final = os.O_RDONLY | os.O_CLOEXEC
 _STATUS_HINT: Final = "ovfuse status says why"
@@ -53,19 +51,15 @@ def is_on_mount(path: Path) -> bool:
     """
     with _reading(str(path)):
         device = path.stat().st_dev
-    wanted = f"{os.major(device)}:{os.minor(device)}".encode()
-    for line in _MOUNTINFO.read_bytes().splitlines():
-        fields, _, rest = line.partition(b" - ")
-        if fields.split(b" ")[2] != wanted or rest.split(b" ")[0] != _FILESYSTEM_TYPE:
-            continue
-        owner = re.search(rb"(?:[ ,])user_id=(\d+)", rest)
-        if owner is None or int(owner[1]) not in {0, os.geteuid()}:
-            raise UntrustedError(
-                f"{quoted(path)} is on a mount of another account",
-                hint="mount it as this account or as root",
-            )
-        return True
-    return False
+    found = [mount for mount in list_mounts() if mount.device == device]
+    if not found or found[0].filesystem_type != FILESYSTEM_TYPE:
+        return False
+    if found[0].user_id not in {0, os.geteuid()}:
+        raise UntrustedError(
+            f"{quoted(path)} is on a mount of another account",
+            hint="mount it as this account or as root",
+        )
+    return True
 
 
 class MountedSource:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ovfuse.errors import MountFailedError, OvfuseError, describe
+from ovfuse.mountinfo import FILESYSTEM_TYPE, list_mounts
 from ovfuse.quote import quoted
 from ovfuse.secret import harden_process, lock_all_memory, may_swap
 from ovfuse.serve.background import Launch, run_in_background
@@ -23,7 +24,7 @@ from ovfuse.serve.engines import make_engine
 from ovfuse.serve.failures import Failures
 from ovfuse.serve.logs import Logs
 from ovfuse.serve.mountpoint import check_fuse, check_mountpoint
-from ovfuse.serve.mounts import FILESYSTEM_TYPE, find_mount, is_stale, list_mounts
+from ovfuse.serve.mounts import find_mount, is_stale
 from ovfuse.serve.notify import notify
 from ovfuse.serve.options import MountOptions
 from ovfuse.serve.readiness import ReadinessWatch

@@ -6,16 +6,16 @@ descriptor back over a socket. Used by engines, in one thread.
 
 import ctypes
 import os
-import shutil
 import socket
 import subprocess
 from collections.abc import Mapping
 from typing import Final
 
 from ovfuse.errors import MountFailedError
+from ovfuse.mountinfo import FILESYSTEM_TYPE
 from ovfuse.quote import quoted
 from ovfuse.serve.engine import Setup, mount_words
-from ovfuse.serve.mounts import FILESYSTEM_TYPE
+from ovfuse.serve.mounts import fusermount
 
 __all__ = ["open_mount"]
 
@@ -71,10 +71,9 @@ def _mount_by_helper(
     options = ",".join(
         word if value is True else f"{word}={value}" for word, value in words.items()
     )
-    program = shutil.which("fusermount3") or "/usr/bin/fusermount3"
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        command = [program, "-o", options, "--", os.fspath(setup.mountpoint)]
+        command = [fusermount(), "-o", options, "--", os.fspath(setup.mountpoint)]
         try:
             done = subprocess.run(  # noqa: S603  a list, no shell
                 [word.encode("utf-8", "surrogateescape") for word in command],

@@ -1,55 +1,24 @@
-"""The kernel's list of mounts, and which of them are ours.
+"""Which mounts are ours, what is at a mountpoint, and who unmounts for users.
 
-Used by the checks before mounting, by unmount and by status. Stateless: each
-call reads /proc/self/mountinfo anew; any thread.
+Used by the checks before mounting, by engines, by unmount and by status. Stateless;
+any thread.
 """
 
 import errno
 import os
-import re
+import shutil
 import threading
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+
+from ovfuse.mountinfo import FILESYSTEM_TYPE, Mount, list_mounts
 
 __all__ = [
-    "FILESYSTEM_TYPE",
-    "Mount",
     "find_mount",
+    "fusermount",
     "is_stale",
-    "list_mounts",
     "ovfuse_mounts",
     "resolve_mountpoint",
 ]
-
-FILESYSTEM_TYPE: Final = "fuse.ovfuse"
-
-_MOUNTINFO: Final = Path("/proc/self/mountinfo")
-_OCTAL: Final = re.compile(rb"\\([0-7]{3})")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mount:
-    """One line of mountinfo, as far as it matters here.
-
-    Attributes:
-        mountpoint: where it is.
-        filesystem_type: `fuse.ovfuse` if it is ours.
-        source: for ours, the cipherdir.
-        device: as st_dev has it.
-        user_id: who mounted it over FUSE; None elsewhere.
-    """
-
-    mountpoint: Path
-    filesystem_type: str
-    source: str
-    device: int
-    user_id: int | None
-
-
-def list_mounts() -> list[Mount]:
-    """Return all mounts that this process can see, in the order of mounting."""
-    return [_parse(line) for line in _MOUNTINFO.read_bytes().splitlines()]
 
 
 def ovfuse_mounts() -> list[Mount]:
@@ -61,6 +30,11 @@ def find_mount(mountpoint: Path) -> Mount | None:
     """Return the topmost mount at exactly this path, of whatever type."""
     found = [mount for mount in list_mounts() if mount.mountpoint == mountpoint]
     return found[-1] if found else None
+
+
+def fusermount() -> str:
+    """Return the program that mounts and unmounts for ordinary users, there or not."""
+    return shutil.which("fusermount3") or "/usr/bin/fusermount3"
 
 
 def is_stale(mountpoint: Path, timeout: float = 2.0) -> bool | None:
@@ -96,24 +70,3 @@ def resolve_mountpoint(path: Path) -> Path:
         if find_mount(candidate) is not None:
             return candidate
     return Path(os.path.realpath(path))
-
-
-def _parse(line: bytes) -> Mount:
-    # ID PARENT MAJOR:MINOR ROOT MOUNTPOINT OPTIONS [TAG...] - TYPE SOURCE OPTIONS
-    fields, _, rest = line.partition(b" - ")
-    device, mountpoint = (fields.split(b" ")[i] for i in (2, 4))
-    filesystem_type, source, options = rest.split(b" ")[:3]
-    major, minor = device.split(b":")
-    user_id = re.search(rb"(?:^|,)user_id=(\d+)", options)
-    return Mount(
-        mountpoint=Path(_text(mountpoint)),
-        filesystem_type=_text(filesystem_type),
-        source=_text(source),
-        device=os.makedev(int(major), int(minor)),
-        user_id=int(user_id[1]) if user_id else None,
-    )
-
-
-def _text(escaped: bytes) -> str:
-    raw = _OCTAL.sub(lambda match: bytes([int(match[1], 8)]), escaped)
-    return os.fsdecode(raw)

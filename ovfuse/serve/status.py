@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from ovfuse.mountinfo import Mount
 from ovfuse.serve import control
-from ovfuse.serve.mounts import Mount, is_stale, ovfuse_mounts
+from ovfuse.serve.mounts import is_stale, ovfuse_mounts
 from ovfuse.view.contract import ModelStatus
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ import ctypes
 import errno
 import os
 import select
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -18,9 +17,10 @@ from pathlib import Path
 from typing import Final
 
 from ovfuse.errors import MountpointError, NotMountedError
+from ovfuse.mountinfo import FILESYSTEM_TYPE
 from ovfuse.quote import quoted
 from ovfuse.serve.control import remove_dead_socket
-from ovfuse.serve.mounts import FILESYSTEM_TYPE, find_mount, resolve_mountpoint
+from ovfuse.serve.mounts import find_mount, fusermount, resolve_mountpoint
 from ovfuse.serve.status import mount_status
 
 __all__ = ["detach_mount", "unmount"]
@@ -108,8 +108,8 @@ def _unmount_as_root(mountpoint: Path, *, lazy: bool) -> str | None:
 
 
 def _unmount_as_user(mountpoint: Path, *, lazy: bool) -> str | None:
-    program = shutil.which("fusermount3") or "/usr/bin/fusermount3"
-    command = [program, "-u", *(["-z"] if lazy else []), "--", os.fspath(mountpoint)]
+    options = ["-u", "-z"] if lazy else ["-u"]
+    command = [fusermount(), *options, "--", os.fspath(mountpoint)]
     try:
         done = subprocess.run(  # noqa: S603  a list, no shell
             command, capture_output=True, text=True, errors="replace", check=False

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import ovfuse
+from ovfuse import mountinfo
 from ovfuse.errors import (
     CipherdirError,
     DamagedError,
@@ -15,7 +16,6 @@ from ovfuse.errors import (
     OvfuseError,
     UntrustedError,
 )
-from ovfuse.load import mounted as mounted_source
 from ovfuse.load.mounted import MountedSource, is_on_mount
 from tests.support.mounting import ENGINES, Home, Mount, mounted, succeed
 from tests.support.sealed import make_identity, pattern, recipient_of, write_files
@@ -79,11 +79,27 @@ def test_mount_of_another_account_is_not_believed(
     assert owned != lines
     fake = mount.home.directory / "mountinfo"
     fake.write_text(owned)
-    monkeypatch.setattr(mounted_source, "_MOUNTINFO", fake)
+    monkeypatch.setattr(mountinfo, "_MOUNTINFO", fake)
 
     with pytest.raises(UntrustedError, match="another account") as caught:
         ovfuse.open_model(mount.mountpoint)
     check(caught.value)
+
+
+def test_source_that_looks_like_an_option_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who mounts chooses what the source is called, but not the options."""
+    device = tmp_path.stat().st_dev
+    fake = tmp_path / "mountinfo"
+    fake.write_text(
+        f"1 0 {os.major(device)}:{os.minor(device)} / /mnt ro - "
+        "fuse.ovfuse a,user_id=0,b ro,user_id=4711,group_id=0\n"
+    )
+    monkeypatch.setattr(mountinfo, "_MOUNTINFO", fake)
+
+    with pytest.raises(UntrustedError, match="another account"):
+        is_on_mount(tmp_path)
 
 
 def test_daemon_that_dies_is_an_error(mount: Mount) -> None:

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from ovfuse import mountinfo
+from ovfuse.mountinfo import Mount, list_mounts
 from ovfuse.serve import mounts
-from ovfuse.serve.mounts import Mount, find_mount, list_mounts, resolve_mountpoint
+from ovfuse.serve.mounts import find_mount, resolve_mountpoint
 
 LINES = b"""\
 22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/root rw
@@ -22,7 +24,7 @@ LINES = b"""\
 def five(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Mount]:
     table = tmp_path / "mountinfo"
     table.write_bytes(LINES)
-    monkeypatch.setattr(mounts, "_MOUNTINFO", table)
+    monkeypatch.setattr(mountinfo, "_MOUNTINFO", table)
     return list_mounts()
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from ovfuse.mountinfo import Mount
 from ovfuse.serve import control
-from ovfuse.serve.mounts import Mount, is_stale
+from ovfuse.serve.mounts import is_stale
 from ovfuse.serve.status import MountStatus, list_status, mount_status
 from ovfuse.view.contract import ModelStatus
 from tests.serve.mounter import Mounter
