@@ -4,6 +4,7 @@ Used by the engine, in one thread.
 """
 
 import os
+import struct
 from typing import TYPE_CHECKING, Final
 
 from ovfuse.errors import MountFailedError
@@ -56,13 +57,15 @@ def _shake_hands(fd: int) -> None:
     while major != wire.MAJOR:  # a newer kernel says again what it can do as 7
         try:
             data = os.read(fd, REQUEST_SIZE)
+            _, opcode, unique, *_ = wire.IN_HEADER.unpack_from(data)
+            said = wire.INIT_IN.unpack_from(data, wire.IN_HEADER.size)
         except OSError as error:
             raise MountFailedError(f"FUSE refused: {error.strerror}") from None
-        _, opcode, unique, *_ = wire.IN_HEADER.unpack_from(data)
+        except struct.error:
+            opcode = 0
         if opcode != Opcode.INIT:
             raise MountFailedError("the kernel does not begin with INIT")
-        known = wire.INIT_IN.unpack_from(data, wire.IN_HEADER.size)
-        major, minor, readahead, flags = known
+        major, minor, readahead, flags = said
         if (major, minor) < (wire.MAJOR, _OLDEST_MINOR):
             raise MountFailedError(
                 f"the kernel's FUSE is too old: {major}.{minor}",
