@@ -8,6 +8,7 @@ once, `stop` by another thread.
 import errno
 import logging
 import os
+import struct
 import threading
 import time
 from contextlib import suppress
@@ -23,6 +24,7 @@ from ovfuse.serve.mounts import find_mount
 from ovfuse.serve.unmount import detach_mount
 
 if TYPE_CHECKING:
+    from ovfuse.mountinfo import Mount
     from ovfuse.serve.engine import Setup
 
 __all__ = ["KernelEngine"]
@@ -42,13 +44,12 @@ class KernelEngine:
 
     def __init__(self, setup: "Setup") -> None:
         self._setup = setup
-        self._device: int | None = None
+        self._mount: Mount | None = None
 
     def run(self) -> None:
         """Mount and serve; see Engine."""
         fd = connect(self._setup)
-        mount = find_mount(self._setup.mountpoint)
-        self._device = mount.device if mount else None
+        self._mount = find_mount(self._setup.mountpoint)
         operations = Operations(self._setup)
         try:
             with self._setup.view.follow(Notifier(fd, operations.nodes).tell):
@@ -60,8 +61,7 @@ class KernelEngine:
 
     def stop(self) -> None:
         """Take the mount out of the tree: the kernel then ends the connection."""
-        mount = find_mount(self._setup.mountpoint)
-        if mount is not None and mount.device == self._device:
+        if self._mount and find_mount(self._setup.mountpoint) == self._mount:
             with suppress(OvfuseError):
                 detach_mount(self._setup.mountpoint)
 
@@ -82,7 +82,7 @@ class Workers:
         self._all_at_work = threading.Event()
         self._ended = threading.Event()
         self._error: str | None = None
-        self._at_work: set[int] = set()
+        self._at_work: dict[int, Request] = {}
         # Of threads that have ended: memory of this size is not given back in full.
         self._spare: list[tuple[memoryview, memoryview]] = []
 
@@ -153,33 +153,27 @@ class Workers:
     def _answer(self, data: memoryview, reply: memoryview) -> None:
         try:
             request = Request.parse(data)
-        except ValueError as error:
-            _log.error("a malformed request of the kernel: %s", error)
+            if request.opcode == Opcode.INTERRUPT:
+                self._interrupt(*wire.INTERRUPT_IN.unpack_from(request.body))
+                return
+        except struct.error:
+            _log.error("the kernel sent less than a request")
             return
-        if request.opcode == Opcode.INTERRUPT:
-            self._interrupt(request)
-            return
-        self._at_work.add(request.unique)
+        self._at_work[request.unique] = request
         size = self._operations.answer(request, reply)
         wanted = self._is_mine(request.unique)
         if not wanted or (size and not self._write(reply[:size])):
             self._operations.take_back(request, reply[:size])
 
-    def _interrupt(self, request: Request) -> None:
+    def _interrupt(self, unique: int) -> None:
         """Answer EINTR for a request that is at work; its own answer is dropped."""
-        (unique,) = wire.INTERRUPT_IN.unpack_from(request.body)
         if self._is_mine(unique):
-            self._write(
-                wire.OUT_HEADER.pack(wire.OUT_HEADER.size, -errno.EINTR, unique)
-            )
+            size = wire.OUT_HEADER.size
+            self._write(wire.OUT_HEADER.pack(size, -errno.EINTR, unique))
 
     def _is_mine(self, unique: int) -> bool:
         """Take the right to answer a request, which one thread alone has."""
-        try:
-            self._at_work.remove(unique)
-        except KeyError:
-            return False
-        return True
+        return self._at_work.pop(unique, None) is not None
 
     def _write(self, reply: bytes | memoryview) -> bool:
         """Write a reply; tell whether the kernel waited for it."""

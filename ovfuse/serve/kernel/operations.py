@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
-from ovfuse.errors import IsADirectoryNodeError, NotFoundError
+from ovfuse.errors import IsADirectoryNodeError, NotFoundError, SupersededError
 from ovfuse.serve.attributes import (
     BLOCK_SIZE,
     NAME_MAX,
@@ -48,26 +48,24 @@ _NO_REPLY: Final = frozenset({Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRU
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The header's fields that matter, and what follows it."""
+    """The header's fields that matter, what follows it, and whether that is all."""
 
     opcode: int
     unique: int
     nodeid: int
     body: memoryview
+    is_whole: bool = True
 
     @classmethod
     def parse(cls, data: memoryview) -> Self:
         """Split what was read from the device.
 
         Raises:
-            ValueError: it is no request.
+            struct.error: it is shorter than a header.
         """
-        if len(data) < wire.IN_HEADER.size:
-            raise ValueError("shorter than a header")
         length, opcode, unique, nodeid, *_ = wire.IN_HEADER.unpack_from(data)
-        if length != len(data):
-            raise ValueError("not as long as it says")
-        return cls(opcode, unique, nodeid, data[wire.IN_HEADER.size :])
+        body = data[wire.IN_HEADER.size :]
+        return cls(opcode, unique, nodeid, body, length == len(data))
 
 
 _Handler = Callable[[Request, memoryview], int]
@@ -132,17 +130,19 @@ class Operations:
             self.nodes.forget(number, 1)
             payload = payload[wire.ENTRY_OUT.size :]
             _, _, length, _ = wire.DIRENT.unpack_from(payload)
-            payload = payload[wire.dirent_size(bytes(length)) :]
+            payload = payload[wire.dirent_size(length) :]
 
     def _work(self, request: Request, payload: memoryview) -> int:
         """Return the bytes of the payload, or a negative errno."""
+        if not request.is_whole:
+            return -errno.EIO
         handler = self._handlers.get(request.opcode)
         if handler is None:
             return -errno.EROFS if request.opcode in wire.WRITING else -errno.ENOSYS
         try:
             return handler(request, payload)
         except struct.error:
-            return -errno.EIO  # shorter than its kind must be
+            return -errno.EIO  # not as its kind must be
         except Exception as error:  # noqa: BLE001  whatever it is, it is answered
             kind = Opcode(request.opcode).name.lower()
             return -self._failures.record(kind, self._path(request), error)
@@ -213,9 +213,6 @@ class Operations:
         )
         return wire.STATFS_OUT.size
 
-    def _destroy(self, _request: Request, _payload: memoryview) -> int:
-        return 0
-
     # Files
 
     def _open(self, request: Request, payload: memoryview) -> int:
@@ -249,34 +246,26 @@ class Operations:
         return wire.OPEN_OUT.size
 
     def _readdir(self, request: Request, payload: memoryview) -> int:
+        """Write entries; READDIRPLUS tells of each, but of `.` and `..`, as LOOKUP."""
         fh, offset, size, *_ = wire.READ_IN.unpack_from(request.body)
+        parent = self.nodes.get(request.nodeid)
+        before = wire.ENTRY_OUT.size if request.opcode == Opcode.READDIRPLUS else 0
+        if fh not in self._directories:
+            raise SupersededError("the kernel lists a directory that is not open")
         listing, position = self._directories[fh], 0
         room = min(size, MAX_READ)
         for index in range(offset, len(listing)):
             name, node = listing[index]
-            if position + wire.dirent_size(name) > room:
+            if position + before + wire.dirent_size(len(name)) > room:
                 break
+            payload[position : position + before] = bytes(before)
+            if before and index > 1 and self._is_shown(parent, name, node):
+                self._tell(parent, name, node, payload[position:])
+            position += before
             position += _write_dirent(payload[position:], name, node, index)
         return position
 
-    def _readdirplus(self, request: Request, payload: memoryview) -> int:
-        """Entries with their attributes: each but `.` and `..` counts as a lookup."""
-        fh, offset, size, *_ = wire.READ_IN.unpack_from(request.body)
-        parent = self.nodes.get(request.nodeid)
-        listing, position = self._directories[fh], 0
-        room = min(size, MAX_READ)
-        for index in range(offset, len(listing)):
-            name, node = listing[index]
-            if position + wire.ENTRY_OUT.size + wire.dirent_size(name) > room:
-                break
-            entry = payload[position:]
-            if name not in (b".", b"..") and self._is_shown(parent, name, node):
-                self._tell(parent, name, node, entry)
-            else:
-                entry[: wire.ENTRY_OUT.size] = bytes(wire.ENTRY_OUT.size)
-            position += wire.ENTRY_OUT.size
-            position += _write_dirent(payload[position:], name, node, index)
-        return position
+    _readdirplus = _readdir
 
     def _is_shown(self, parent: Known, name: bytes, node: "Node") -> bool:
         """Tell whether an entry is still what it was when the directory was opened."""
@@ -291,12 +280,15 @@ class Operations:
 
 
 def _name(body: memoryview) -> bytes:
-    return body.tobytes().split(b"\0", 1)[0]
+    name, end, _ = body.tobytes().partition(b"\0")
+    if not end:
+        raise struct.error("no NUL")
+    return name
 
 
 def _write_dirent(target: memoryview, name: bytes, node: "Node", index: int) -> int:
     kind = stat.S_IFDIR if node.is_directory else stat.S_IFREG
     wire.DIRENT.pack_into(target, 0, node.number, index + 1, len(name), kind >> 12)
-    size = wire.dirent_size(name)
+    size = wire.dirent_size(len(name))
     target[wire.DIRENT.size : size] = name.ljust(size - wire.DIRENT.size, b"\0")
     return size

@@ -74,7 +74,6 @@ class Opcode(IntEnum):
     READDIR = 28
     RELEASEDIR = 29
     INTERRUPT = 36
-    DESTROY = 38
     BATCH_FORGET = 42
     READDIRPLUS = 44
 
@@ -100,6 +99,6 @@ class InitFlag(IntFlag):
     MAX_PAGES = 1 << 22
 
 
-def dirent_size(name: bytes) -> int:
+def dirent_size(name_size: int) -> int:
     """Return the bytes of a directory entry with its name and padding."""
-    return (DIRENT.size + len(name) + 7) & ~7
+    return (DIRENT.size + name_size + 7) & ~7
