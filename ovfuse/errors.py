@@ -175,6 +175,10 @@ class NotFoundError(ViewError):
     """No node of that name."""
 
 
+class NameTooLongError(ViewError):
+    """A name that no node can have."""
+
+
 class NotADirectoryNodeError(ViewError):
     """A directory was asked for and the node is a file."""
 

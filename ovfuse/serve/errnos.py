@@ -10,6 +10,7 @@ from typing import Final
 
 from ovfuse.errors import (
     IsADirectoryNodeError,
+    NameTooLongError,
     NotADirectoryNodeError,
     NotFoundError,
     NoUsableKeyError,
@@ -22,6 +23,7 @@ __all__ = ["ORDINARY", "errno_of"]
 
 _TABLE: Final[tuple[tuple[type[Exception], int], ...]] = (
     (NotFoundError, errno.ENOENT),
+    (NameTooLongError, errno.ENAMETOOLONG),
     (NotADirectoryNodeError, errno.ENOTDIR),
     (IsADirectoryNodeError, errno.EISDIR),
     (SupersededError, errno.ESTALE),
@@ -30,7 +32,9 @@ _TABLE: Final[tuple[tuple[type[Exception], int], ...]] = (
     (RollbackError, errno.EACCES),
 )
 
-ORDINARY: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR})
+ORDINARY: Final = frozenset(
+    {errno.ENOENT, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR}
+)
 """Answers of any filesystem; no fault of the model's, so never logged."""
 
 

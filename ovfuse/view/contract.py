@@ -100,7 +100,7 @@ class View(Protocol):
         """Return the child of that name.
 
         Raises:
-            NotFoundError, NotADirectoryNodeError: as their names say.
+            NotFoundError, NameTooLongError, NotADirectoryNodeError: as their names say.
             NoUsableKeyError, TermsError, DamagedError, UntrustedError,
             CipherdirError: the sealed model `parent` cannot be unlocked.
         """

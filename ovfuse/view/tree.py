@@ -16,6 +16,7 @@ from typing import Final
 from ovfuse.errors import (
     CipherdirError,
     IsADirectoryNodeError,
+    NameTooLongError,
     NotADirectoryNodeError,
     NotFoundError,
     OvfuseError,
@@ -24,6 +25,7 @@ from ovfuse.errors import (
 )
 from ovfuse.keys import Place, Unlocker
 from ovfuse.quote import quoted
+from ovfuse.sealed.layout import COMPONENT_MAX_SIZE
 from ovfuse.sealed.opening import SealedModel
 from ovfuse.sealed.reader import ScratchPool
 from ovfuse.view.contents import Contents
@@ -267,6 +269,8 @@ class CipherdirView:
                 slot = self.slots[0] if is_root else None
             if isinstance(slot, ModelSlot):
                 return slot.version(int(match[2]))
+        if len(name) > COMPONENT_MAX_SIZE:
+            raise NameTooLongError("no name is that long")
         raise NotFoundError("no such file or directory")
 
     def _refresh_tree(self) -> list[Change]:

@@ -170,6 +170,8 @@ FAILURES: dict[str, tuple[int, Callable[[Path], object]]] = {
         lambda top: os.open(top / "missing", os.O_RDONLY),
     ),
     "stat missing": (errno.ENOENT, lambda top: (top / "missing").stat()),
+    "name of 256 bytes": (errno.ENAMETOOLONG, lambda top: (top / ("x" * 256)).stat()),
+    "name of 255 bytes": (errno.ENOENT, lambda top: (top / ("x" * 255)).stat()),
     "stat below missing": (errno.ENOENT, lambda top: (top / "sizes/none/x").stat()),
     "list missing": (errno.ENOENT, lambda top: os.listdir(top / "missing")),
     "stat below file": (errno.ENOTDIR, lambda top: (top / "zeros" / "x").stat()),
