@@ -101,7 +101,8 @@ def test_what_is_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert one("helper").state == "problem"
     monkeypatch.setattr(doctor, "find_library", lambda _: None)
-    assert one("library").state == "problem"
+    assert one("library").state == "ok"
+    assert "engine=libfuse" in one("library").detail
     lines = ["Filename Type Size Used Priority", "/dev/sda2 partition 1 0 -2"]
     monkeypatch.setattr(doctor, "_lines", lambda p: lines if "swaps" in str(p) else [])
     assert one("swap").state == "warning"
