@@ -1,7 +1,7 @@
 """The choice between the engines; the one that is chosen is imported only then.
 
-Used by the lifecycle, in the process that serves. A machine without libfuse can
-do all but mount, so a missing library is an error of the mount alone.
+Used by the lifecycle, in the process that serves. A machine without libfuse can do
+all but mount by it, so a missing library is an error of such a mount alone.
 """
 
 import os
