@@ -65,8 +65,8 @@ class Directory:
     """
 
     def __init__(self, top: Path) -> None:
-        self._top = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
-        self._prefix = f"/proc/self/fd/{self._top}/".encode()
+        self.top = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
+        self._prefix = f"/proc/self/fd/{self.top}/".encode()
         self._open: list[int] = [-1] * SLOTS
         found = sorted(os.fsencode(p.relative_to(top)) for p in top.rglob("*"))
         is_directory = [(top / os.fsdecode(p)).is_dir() for p in found]
@@ -76,7 +76,7 @@ class Directory:
 
     def close(self) -> None:
         """Close whatever is open."""
-        for descriptor in (*self._open, self._top):
+        for descriptor in (*self._open, self.top):
             with suppress(OSError):
                 os.close(descriptor)
 
@@ -156,9 +156,11 @@ def _open(where: Directory, chance: random.Random) -> Fields:
 
 
 def _openat(where: Directory, chance: random.Random) -> Fields:
-    parent, name = where.slot(chance), chance.choice((b".", b"1.bin", b"deep", b"none"))
-    name = chance.choice((name, where.relative(chance)))
-    if parent < 0 or name.startswith((b"/", b"..")):
+    """Open by a descriptor of the top, or of something else that is open."""
+    parent, name = where.top, where.relative(chance)
+    if chance.random() < 0.4:
+        parent, name = where.slot(chance), chance.choice((b".", b"1.bin", b"x", b"two"))
+    if parent < 0:
         return {}
     where.keep(chance, os.open(name, _flags(chance), 0o600, dir_fd=parent))
     return {}
@@ -205,8 +207,8 @@ def _sendfile(where: Directory, chance: random.Random) -> Fields:
 def _mmap(where: Directory, chance: random.Random) -> Fields:
     flags = chance.choice((mmap.MAP_SHARED, mmap.MAP_PRIVATE))
     protection = mmap.PROT_READ | chance.choice((0, 0, 0, mmap.PROT_WRITE))
-    start = chance.choice((0, 0, 4096, 65_536, 1 << 20, 100))
-    descriptor, size = where.slot(chance), chance.choice((0, 0, 1, 5000, 70_000))
+    start = chance.choice((0, 0, 0, 0, 4096, 65_536, 1 << 20, 100))
+    descriptor, size = where.slot(chance), chance.choice((0, 0, 0, 1, 5000, 70_000))
     with mmap.mmap(descriptor, size, flags, protection, offset=start) as mapped:
         at = chance.randrange(len(mapped))
         data = mapped[at : at + _size(chance)]
