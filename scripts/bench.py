@@ -208,7 +208,19 @@ def random_reads(bench: Bench, candidate: Candidate) -> Numbers:
     with mounted(candidate, store, bench.mountpoint, "model.xml"):
         touch(bench)
         reads = bench.asked.reads
-        return {"random": child("read_randomly", place / "model.bin", reads)}
+        return {
+            "random": child("read_randomly", place / "model.bin", reads),
+            "second random": child("read_randomly", place / "model.bin", reads),
+        }
+
+
+def beginning(bench: Bench, candidate: Candidate) -> Numbers:
+    """Read the first bytes, as a program does that looks what kind of file it is."""
+    place = bench.place(candidate, "model")
+    store = bench.store(candidate, "model")
+    with mounted(candidate, store, bench.mountpoint, "model.xml"):
+        touch(bench)
+        return {"beginning": child("read_beginning", place / "model.bin")}
 
 
 def inference(bench: Bench, candidate: Candidate) -> Numbers:
@@ -232,8 +244,8 @@ def listing(bench: Bench, candidate: Candidate) -> Numbers:
 
 def sealing(bench: Bench, candidate: Candidate) -> Numbers:
     """Put the model into a new store: `cp`, or `ovfuse encrypt`."""
-    if candidate.name in {"bindfs", "ovfuse libfuse"}:
-        return {}  # as plain files, and as the other engine
+    if candidate.name in {"bindfs", "ovfuse libfuse", "ovfuse resident"}:
+        return {}  # as plain files, and as the other ways to mount
     source = bench.source("model")
     store = bench.home / "new"
     os.sync()
@@ -264,6 +276,7 @@ MEASUREMENTS = {
     "reading": reading,
     "mapping": mapping,
     "random": random_reads,
+    "beginning": beginning,
     "inference": inference,
     "listing": listing,
     "sealing": sealing,

@@ -71,13 +71,11 @@ class Candidate:
             raise BenchError(f"{command} failed with {said.returncode}")
 
 
-def _ovfuse(engine: str) -> Candidate:
+def _ovfuse(name: str, options: str) -> Candidate:
     return Candidate(
-        name=f"ovfuse {engine}",
+        name=f"ovfuse {name}",
         program=str(OVFUSE),
-        mount=lambda store, at: [
-            *(str(OVFUSE), "mount", "-o", f"engine={engine}", store, at)
-        ],
+        mount=lambda store, at: [str(OVFUSE), "mount", "-o", options, store, at],
         version=[str(OVFUSE), "--version"],
     )
 
@@ -114,8 +112,9 @@ CANDIDATES = (
         version=["encfs", "--version"],
         needs_password=True,
     ),
-    _ovfuse("libfuse"),
-    _ovfuse("kernel"),
+    _ovfuse("libfuse", "engine=libfuse"),
+    _ovfuse("kernel", "engine=kernel,resident=never"),
+    _ovfuse("resident", "engine=kernel,resident=always"),
 )
 
 

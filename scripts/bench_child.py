@@ -62,6 +62,14 @@ def read_randomly(path: str, count: str) -> float:
     return len(numbers) / (time.perf_counter() - began)
 
 
+def read_beginning(path: str) -> float:
+    """Return the seconds of opening a file and reading its first 100 bytes."""
+    began = time.perf_counter()
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - nothing besides
+        file.read(100)
+    return time.perf_counter() - began
+
+
 def list_all(directory: str) -> float:
     """Return the seconds of listing a directory and asking for every file's status."""
     began = time.perf_counter()

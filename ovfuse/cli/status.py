@@ -28,7 +28,7 @@ def status(as_json: Json = False) -> None:
     else:
         for mount in mounts:
             say("  ".join(_cells(mount)))
-            for line in _model_lines(mount):
+            for line in _lines(mount):
                 say(f"  {line}")
 
 
@@ -40,7 +40,7 @@ def _print_table(mounts: "list[MountStatus]") -> None:
     table = Table(*_HEADINGS, box=None, pad_edge=False)
     for mount in mounts:
         table.add_row(*(Text(cell, overflow="fold") for cell in _cells(mount)))
-        for line in _model_lines(mount):
+        for line in _lines(mount):
             table.add_row(Text(f"  {line}", overflow="fold"))
     Console().print(table)
 
@@ -53,7 +53,9 @@ def _cells(mount: "MountStatus") -> list[str]:
     return ["-" if value is None else printable(str(value)) for value in values]
 
 
-def _model_lines(mount: "MountStatus") -> Iterator[str]:
+def _lines(mount: "MountStatus") -> Iterator[str]:
+    if mount.resident_files and mount.resident_bytes:
+        yield f"{mount.resident_files} in memory, {mount.resident_bytes / 2**20:.1f} MiB"
     for model in mount.models:
         name = model.name or model.path
         version = f" version {model.version}" if model.version else ""

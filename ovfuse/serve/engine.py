@@ -5,9 +5,11 @@ is called once, `stop` by another thread, at any time.
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+
+from ovfuse.serve.resident.usage import Usage
 
 if TYPE_CHECKING:
     from ovfuse.serve.failures import Failures
@@ -27,6 +29,7 @@ class Setup:
         mountpoint: a real path that was checked.
         options: what the user asked for.
         failures: told of everything that goes wrong.
+        usage: told of what is in memory for the kernel to serve.
     """
 
     view: "View"
@@ -34,6 +37,7 @@ class Setup:
     mountpoint: Path
     options: "MountOptions"
     failures: "Failures"
+    usage: Usage = field(default_factory=Usage)
 
 
 class Engine(Protocol):

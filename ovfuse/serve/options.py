@@ -13,6 +13,7 @@ from typing import Final
 
 from ovfuse.errors import UsageError
 from ovfuse.quote import quoted
+from ovfuse.serve.resident.policy import AUTO, CHOICES
 
 __all__ = ["ENGINES", "MountOptions", "parse_options"]
 
@@ -40,6 +41,9 @@ class MountOptions:
         allow_dumps: mount also while OpenVINO is told to write models to disk.
         model: the signed name that a single sealed model must have.
         engine: which engine serves.
+        resident: which files the kernel serves from memory; see `resident.policy`.
+        resident_max: bytes that these may take; None: half of the machine's memory.
+        resident_user_max: bytes of them for what one account opened first; None: all.
         log: the file to log to.
     """
 
@@ -54,6 +58,9 @@ class MountOptions:
     allow_dumps: bool = False
     model: str | None = None
     engine: str = ENGINES[0]
+    resident: str = AUTO
+    resident_max: int | None = None
+    resident_user_max: int | None = None
     log: Path | None = None
 
 
@@ -93,6 +100,27 @@ def _engine(word: str, value: str) -> str:
     return value
 
 
+def _resident(word: str, value: str) -> str:
+    if value not in CHOICES:
+        raise UsageError(
+            f"-o {word}={quoted(value)} is not known",
+            hint=f"one of: {', '.join(CHOICES)}",
+        )
+    return value
+
+
+def _size(word: str, value: str) -> int:
+    match = re.fullmatch("([0-9]{1,15})([KMGT]?)", value)
+    if match is None:
+        raise UsageError(
+            f"-o {word} takes a size, not {quoted(value)}",
+            hint="bytes, or with K, M, G or T behind: 4G",
+        )
+    number, unit = match.groups()
+    return int(number) << _SHIFTS[unit]
+
+
+_SHIFTS: Final = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 _FLAGS: Final = (
     "allow_other",
     "strict",
@@ -107,6 +135,9 @@ _VALUES: Final[dict[str, Callable[[str, str], object]]] = {
     "umask": _mode_bits,
     "model": _text,
     "engine": _engine,
+    "resident": _resident,
+    "resident_max": _size,
+    "resident_user_max": _size,
     "log": _path,
 }
 # What mount(8) and fstab say to every filesystem. The first three are so anyway.

@@ -37,6 +37,9 @@ class MountStatus:
             answer, as another account's does not, or has only just started.
         models: the sealed models in it.
         failed_reads: opens and reads that were answered with an error.
+        resident_files: files that are in memory, from which the kernel serves them;
+            also None where it cannot.
+        resident_bytes: what these take.
     """
 
     mountpoint: str
@@ -46,6 +49,8 @@ class MountStatus:
     state: str
     models: list[ModelStatus]
     failed_reads: int | None = None
+    resident_files: int | None = None
+    resident_bytes: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return what `status --json` prints for it."""
@@ -54,6 +59,7 @@ class MountStatus:
 
 def status_of(setup: "Setup", *, ready: bool) -> dict[str, Any]:
     """Return what the daemon of a mount answers to `status`."""
+    resident_files, resident_bytes = setup.usage.files_and_bytes or (None, None)
     return {
         "mountpoint": os.fspath(setup.mountpoint),
         "cipherdir": os.fspath(setup.cipherdir),
@@ -62,6 +68,8 @@ def status_of(setup: "Setup", *, ready: bool) -> dict[str, Any]:
         "engine": setup.options.engine,
         "models": [asdict(model) for model in setup.view.status()],
         "failed_reads": setup.failures.failed_reads,
+        "resident_files": resident_files,
+        "resident_bytes": resident_bytes,
     }
 
 
@@ -89,6 +97,8 @@ def mount_status(mount: Mount) -> MountStatus:
         state=SERVING if answer.get("ready") else UNKNOWN,
         models=list(_models(answer.get("models"))),
         failed_reads=_number(answer.get("failed_reads")),
+        resident_files=_number(answer.get("resident_files")),
+        resident_bytes=_number(answer.get("resident_bytes")),
     )
 
 

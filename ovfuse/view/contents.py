@@ -14,6 +14,7 @@ from typing import Final
 
 from ovfuse.errors import DamagedError, SupersededError
 from ovfuse.keys.unlocker import Unlocked
+from ovfuse.sealed.parallel import usable_cpus
 from ovfuse.sealed.paths import parent_of
 from ovfuse.sealed.reader import ObjectReader
 from ovfuse.sealed.terms import check_period
@@ -45,6 +46,10 @@ class FileHandle:
         if self._reader is None:
             raise ValueError("the handle is closed")
         return self._reader.read_into(offset, buffer)
+
+    def read_whole(self, buffer: memoryview) -> None:
+        """Fill `buffer`, of the file's size; see `Contents.read_whole`."""
+        self._contents.read_whole(self._key, buffer)
 
     def close(self) -> None:
         """Give the reader back; a second call does nothing."""
@@ -131,6 +136,23 @@ class Contents:
         check_period(self.manifest.terms, time.time())
         try:
             return self._open_file(node.key)
+        except DamagedError:
+            if self._is_superseded(self):
+                raise SupersededError("the sealing was replaced and is gone") from None
+            raise
+
+    def read_whole(self, key: int, buffer: memoryview) -> None:
+        """Fill `buffer` with a whole file, on all processors.
+
+        Raises:
+            SupersededError: the sealing was replaced on disk and is gone.
+            DamagedError, CipherdirError, MemoryError: see `Sealing.read_file_into`.
+        """
+        entry = self.manifest.files[key]
+        try:
+            self.sealing.read_file_into(
+                entry, buffer, workers=usable_cpus(), check_hash=False
+            )
         except DamagedError:
             if self._is_superseded(self):
                 raise SupersededError("the sealing was replaced and is gone") from None

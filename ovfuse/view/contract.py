@@ -50,6 +50,18 @@ class Handle(Protocol):
             DamagedError: the bytes are not those that were sealed.
         """
 
+    def read_whole(self, buffer: memoryview) -> None:
+        """Fill `buffer`, of the file's size in bytes, faster than in parts.
+
+        It is verified as a whole; after an error nothing of it is left in the buffer.
+
+        Raises:
+            DamagedError: the bytes are not those that were sealed.
+            SupersededError: its object is not on disk any more; parts can be read.
+            CipherdirError: the object cannot be read.
+            MemoryError: there is none behind the buffer.
+        """
+
     def close(self) -> None:
         """Give back what the handle holds; further reads are an error."""
 

@@ -66,6 +66,9 @@ class MemoryHandle:
         buffer[: len(piece)] = piece
         return len(piece)
 
+    def read_whole(self, buffer: memoryview) -> None:
+        self.read_into(0, buffer)
+
     def close(self) -> None:
         pass
 

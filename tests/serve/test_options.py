@@ -64,6 +64,16 @@ def test_backslash_takes_the_meaning_off_a_character(text: str, name: str) -> No
     assert parse_options([text]).model == name
 
 
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("0", 0), ("4096", 4096), ("3K", 3 << 10), ("2G", 2 << 30), ("1T", 1 << 40)],
+)
+def test_sizes_have_units(text: str, size: int) -> None:
+    options = parse_options([f"resident_max={text},resident_user_max={text}"])
+
+    assert (options.resident_max, options.resident_user_max) == (size, size)
+
+
 def test_log_file_is_absolute() -> None:
     assert parse_options(["log=mount.log"]).log == Path.cwd() / "mount.log"
 
@@ -89,6 +99,11 @@ def test_log_file_is_absolute() -> None:
         ("model=", "lacks its value"),
         ("log=", "lacks its value"),
         ("engine=warp", "'warp'"),
+        ("resident=some", "'some'"),
+        ("resident_max=", "a size"),
+        ("resident_max=1g", "a size"),
+        ("resident_max=-1", "a size"),
+        ("resident_user_max=1.5G", "a size"),
         ("model=a\\", "backslash"),
         ("\x1b[31m", "\\x1b"),
     ],

@@ -18,9 +18,12 @@ from ovfuse.errors import MountFailedError, OvfuseError, describe
 from ovfuse.serve.kernel import wire
 from ovfuse.serve.kernel.notifier import Notifier
 from ovfuse.serve.kernel.operations import REPLY_SIZE, REQUEST_SIZE, Operations, Request
-from ovfuse.serve.kernel.session import connect
-from ovfuse.serve.kernel.wire import Opcode
+from ovfuse.serve.kernel.session import Connection, connect
+from ovfuse.serve.kernel.wire import InitFlag, Opcode
 from ovfuse.serve.mounts import find_mount
+from ovfuse.serve.resident import ResidentFiles, make_resident_files
+from ovfuse.serve.resident.budget import Budget
+from ovfuse.serve.resident.policy import NEVER
 from ovfuse.serve.unmount import detach_mount
 
 if TYPE_CHECKING:
@@ -48,16 +51,27 @@ class KernelEngine:
 
     def run(self) -> None:
         """Mount and serve; see Engine."""
-        fd = connect(self._setup)
+        connection = connect(self._setup)
         self._mount = find_mount(self._setup.mountpoint)
-        operations = Operations(self._setup)
+        operations = Operations(self._setup, self._resident_files(connection))
+        notifier = Notifier(connection.fd, operations.nodes)
         try:
-            with self._setup.view.follow(Notifier(fd, operations.nodes).tell):
-                Workers(fd, operations).run()
+            with self._setup.view.follow(notifier.tell):
+                Workers(connection.fd, operations).run()
         finally:
             # The descriptor stays, until the process ends: a slow thread may have a
             # reply for it yet, and its number must not become another file's.
             operations.files.close()
+
+    def _resident_files(self, connection: Connection) -> ResidentFiles | None:
+        options = self._setup.options
+        if options.resident == NEVER or not connection.flags & InitFlag.PASSTHROUGH:
+            return None
+        budget = Budget(options.resident_max, options.resident_user_max)
+        resident = make_resident_files(connection.fd, budget)
+        if resident is not None:
+            self._setup.usage.follow(resident.usage)
+        return resident
 
     def stop(self) -> None:
         """Take the mount out of the tree: the kernel then ends the connection."""

@@ -22,12 +22,13 @@ from ovfuse.serve.attributes import (
     filesystem_attributes,
 )
 from ovfuse.serve.kernel import wire
-from ovfuse.serve.kernel.files import OpenFiles
 from ovfuse.serve.kernel.nodes import Known, NodeTable
 from ovfuse.serve.kernel.wire import Opcode
+from ovfuse.serve.open_files import OpenFiles
 
 if TYPE_CHECKING:
     from ovfuse.serve.engine import Setup
+    from ovfuse.serve.resident import ResidentFiles
     from ovfuse.view.contract import Node
 
 __all__ = ["MAX_READ", "REPLY_SIZE", "REQUEST_SIZE", "Operations", "Request"]
@@ -53,6 +54,7 @@ class Request:
     opcode: int
     unique: int
     nodeid: int
+    uid: int
     body: memoryview
     is_whole: bool = True
 
@@ -63,9 +65,9 @@ class Request:
         Raises:
             struct.error: it is shorter than a header.
         """
-        length, opcode, unique, nodeid, *_ = wire.IN_HEADER.unpack_from(data)
+        length, opcode, unique, nodeid, uid, *_ = wire.IN_HEADER.unpack_from(data)
         body = data[wire.IN_HEADER.size :]
-        return cls(opcode, unique, nodeid, body, length == len(data))
+        return cls(opcode, unique, nodeid, uid, body, length == len(data))
 
 
 _Handler = Callable[[Request, memoryview], int]
@@ -74,14 +76,19 @@ _Listing = Sequence[tuple[bytes, "Node"]]
 
 
 class Operations:
-    """What the kernel asks, in terms of the view."""
+    """What the kernel asks, in terms of the view.
 
-    def __init__(self, setup: "Setup") -> None:
+    Args:
+        setup: of the mount.
+        resident: keeps files in memory, where that is possible.
+    """
+
+    def __init__(self, setup: "Setup", resident: "ResidentFiles | None" = None) -> None:
         self._view = setup.view
         self._failures = setup.failures
         self._access = Access.of(setup.options)
         self.nodes: Final = NodeTable(setup.view)
-        self.files: Final = OpenFiles()
+        self.files: Final = OpenFiles(resident, setup.options.resident)
         self._directories: Final[dict[int, _Listing]] = {}
         self._directory_numbers = itertools.count(1)
         self._handlers: Final[dict[int, _Handler]] = {
@@ -219,11 +226,13 @@ class Operations:
         flags, _ = wire.OPEN_IN.unpack_from(request.body)
         if flags & os.O_ACCMODE != os.O_RDONLY:  # the mount is `ro`: a second fence
             return -errno.EROFS
-        node = self.nodes.get(request.nodeid).node
-        if node.is_directory:
+        known = self.nodes.get(request.nodeid)
+        if known.node.is_directory:
             raise IsADirectoryNodeError("it is a directory")
-        fh = self.files.add(node.number, self._view.open(node))
-        wire.OPEN_OUT.pack_into(payload, 0, fh, wire.KEEP_CACHE, 0)
+        handle = self._view.open(known.node)
+        backing = self.files.add(known.node, handle, known.path, request.uid)
+        how = wire.PASSTHROUGH if backing else wire.KEEP_CACHE
+        wire.OPEN_OUT.pack_into(payload, 0, known.node.number, how, backing)
         return wire.OPEN_OUT.size
 
     def _read(self, request: Request, payload: memoryview) -> int:

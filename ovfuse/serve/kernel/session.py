@@ -5,6 +5,7 @@ Used by the engine, in one thread.
 
 import os
 import struct
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from ovfuse.errors import MountFailedError
@@ -16,38 +17,50 @@ from ovfuse.serve.mounting import open_mount
 if TYPE_CHECKING:
     from ovfuse.serve.engine import Setup
 
-__all__ = ["connect"]
+__all__ = ["Connection", "connect"]
 
 _OLDEST_MINOR: Final = 31
 """Of Linux 5.4."""
 _MAX_BACKGROUND: Final = 64
 _CONGESTED: Final = 48
 _SMALLEST_WRITE: Final = 4096
+_EXTENDED_SIZE: Final = wire.IN_HEADER.size + wire.INIT_IN_EXT.size
 _PAGES: Final = MAX_READ // os.sysconf("SC_PAGE_SIZE")
 _WANTED: Final = (
     InitFlag.ASYNC_READ
     | InitFlag.DO_READDIRPLUS
     | InitFlag.PARALLEL_DIROPS
     | InitFlag.MAX_PAGES
+    | InitFlag.INIT_EXT
+    | InitFlag.PASSTHROUGH
 )
+_STACK_DEPTH: Final = 1
+"""Backing files are of a filesystem that is stacked upon no other."""
 
 
-def connect(setup: "Setup") -> int:
-    """Mount, shake hands, and return the descriptor of the connection.
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """The descriptor that requests come from, and what both sides can do."""
+
+    fd: int
+    flags: InitFlag
+
+
+def connect(setup: "Setup") -> Connection:
+    """Mount, and shake hands.
 
     Raises:
         MountFailedError: the kernel or fusermount3 refused.
     """
     fd = open_mount(setup, MAX_READ)
     try:
-        _shake_hands(fd)
+        return Connection(fd, _shake_hands(fd))
     except BaseException:
         os.close(fd)
         raise
-    return fd
 
 
-def _shake_hands(fd: int) -> None:
+def _shake_hands(fd: int) -> InitFlag:
     """Answer INIT, the first request, which says what the kernel can do.
 
     Raises:
@@ -71,15 +84,20 @@ def _shake_hands(fd: int) -> None:
                 f"the kernel's FUSE is too old: {major}.{minor}",
                 hint="-o engine=libfuse works with older ones",
             )
-        os.write(fd, _init_reply(unique, minor, readahead, flags))
+        if flags & InitFlag.INIT_EXT and len(data) >= _EXTENDED_SIZE:
+            *_, more = wire.INIT_IN_EXT.unpack_from(data, wire.IN_HEADER.size)
+            flags |= more << 32
+        agreed = InitFlag(flags & _WANTED)
+        os.write(fd, _init_reply(unique, minor, readahead, agreed))
+    return agreed
 
 
-def _init_reply(unique: int, minor: int, readahead: int, flags: int) -> bytes:
+def _init_reply(unique: int, minor: int, readahead: int, agreed: int) -> bytes:
     payload = wire.INIT_OUT.pack(
-        *(wire.MAJOR, min(minor, wire.MINOR), readahead, flags & _WANTED),
+        *(wire.MAJOR, min(minor, wire.MINOR), readahead, agreed & 0xFFFFFFFF),
         *(_MAX_BACKGROUND, _CONGESTED, _SMALLEST_WRITE),
         *(1, _PAGES, 0),  # times are in nanoseconds
-        *(0, 0, 0),
+        *(agreed >> 32, _STACK_DEPTH if agreed & InitFlag.PASSTHROUGH else 0, 0),
     )
     size = wire.OUT_HEADER.size + len(payload)
     return wire.OUT_HEADER.pack(size, 0, unique) + payload

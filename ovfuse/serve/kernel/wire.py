@@ -18,7 +18,9 @@ OUT_HEADER: Final = Struct("=IiQ")
 """len, error, unique"""
 
 INIT_IN: Final = Struct("=IIII")
-"""major, minor, max_readahead, flags; newer kernels send more"""
+"""major, minor, max_readahead, flags"""
+INIT_IN_EXT: Final = Struct("=IIIII44x")
+"""The same, flags2, and room; of kernels that set INIT_EXT."""
 INIT_OUT: Final = Struct("=IIIIHHIIHHIIH22x")
 """major, minor, max_readahead, flags, max_background, congestion_threshold, max_write,
 time_gran, max_pages, map_alignment, flags2, max_stack_depth, request_timeout"""
@@ -39,6 +41,8 @@ OPEN_OUT: Final = Struct("=QIi")
 """fh, open_flags, backing_id"""
 KEEP_CACHE: Final = 1 << 1
 """Of OPEN_OUT's flags: pages that the kernel has of the file are right."""
+PASSTHROUGH: Final = 1 << 7
+"""Of OPEN_OUT's flags: the kernel reads from the backing file itself."""
 READ_IN: Final = Struct("=QQIIQII")
 """fh, offset, size, read_flags, lock_owner, flags, padding; also for directories"""
 RELEASE_IN: Final = Struct("=QIIQ")
@@ -97,6 +101,8 @@ class InitFlag(IntFlag):
     DO_READDIRPLUS = 1 << 13
     PARALLEL_DIROPS = 1 << 18
     MAX_PAGES = 1 << 22
+    INIT_EXT = 1 << 30
+    PASSTHROUGH = 1 << 37
 
 
 def dirent_size(name_size: int) -> int:

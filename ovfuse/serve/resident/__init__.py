@@ -1,0 +1,14 @@
+"""Files that the kernel serves itself, from memory, after they were verified whole.
+
+`memory_filesystem` is where they are, `budget` how many, `backing` how the kernel is
+told of them, `policy` which are worth it, `files` keeps them. Used by the engine.
+"""
+
+from ovfuse.serve.resident.files import (
+    ON_DEMAND,
+    ResidentFiles,
+    Wanted,
+    make_resident_files,
+)
+
+__all__ = ["ON_DEMAND", "ResidentFiles", "Wanted", "make_resident_files"]

@@ -1,0 +1,248 @@
+"""The files that are in memory for the kernel to serve, and for how long.
+
+An inode is either resident or not for as long as it is open, since the kernel wants it
+so; which of both the first open decides. Threading: `open` may wait for a fill, which
+holds up no other file; one thread frees what is not in use any more.
+"""
+
+import fcntl
+import logging
+import mmap
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from ovfuse.errors import SupersededError, describe
+from ovfuse.serve.resident.backing import register, unregister
+from ovfuse.serve.resident.budget import Budget
+from ovfuse.serve.resident.memory_filesystem import MemoryFilesystem
+
+__all__ = ["ON_DEMAND", "ResidentFiles", "Wanted", "make_resident_files"]
+
+_log = logging.getLogger(__name__)
+
+ON_DEMAND: Final = 0
+"""Instead of the number of a backing file, which never is 0."""
+_FREED_AFTER_SECONDS: Final = 10.0
+
+Fill = Callable[[memoryview], None]
+"""Fills a buffer with the whole plaintext, or raises an error of the view's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A file that somebody opens.
+
+    Attributes:
+        number: of its node.
+        size: of its plaintext in bytes, at least 1.
+        uid: who opens it.
+        fill: see Fill.
+        is_worth_it: whether it is to be in memory, if nobody has it open otherwise.
+    """
+
+    number: int
+    size: int
+    uid: int
+    fill: Fill
+    is_worth_it: bool
+
+
+@dataclass(slots=True, eq=False)
+class _File:
+    """A file in memory; `backing` is 0 until it is there, and if it cannot be."""
+
+    size: int
+    uid: int
+    opens: int = 0
+    fd: int = -1
+    backing: int = ON_DEMAND
+    unused_since: float = 0.0
+    error: BaseException | None = None
+    settled: threading.Event = field(default_factory=threading.Event)
+
+
+def make_resident_files(connection: int, budget: Budget) -> "ResidentFiles | None":
+    """Return what keeps them, or None where this kernel or this account cannot.
+
+    Args:
+        connection: the descriptor on which the kernel sends its requests.
+        budget: how much may be taken.
+    """
+    try:
+        filesystem = MemoryFilesystem()
+        _try(connection, filesystem)
+    except OSError as error:
+        _log.info("files are not kept in memory: %s", describe(error))
+        return None
+    return ResidentFiles(connection, filesystem, budget)
+
+
+def _try(connection: int, filesystem: MemoryFilesystem) -> None:
+    """Find out whether the kernel lets us, before a large file is decrypted."""
+    fd = filesystem.new_file(1)
+    try:
+        unregister(connection, register(connection, fd))
+    finally:
+        os.close(fd)
+
+
+class ResidentFiles:
+    """See `make_resident_files`."""
+
+    def __init__(
+        self, connection: int, filesystem: MemoryFilesystem, budget: Budget
+    ) -> None:
+        self._connection = connection
+        self._filesystem = filesystem
+        self._budget = budget
+        self._files: dict[int, _File] = {}
+        self._on_demand: Counter[int] = Counter()
+        self._changed = threading.Condition()
+        self._is_closed = False
+        self._freeing: threading.Thread | None = None
+
+    def usage(self) -> tuple[int, int]:
+        """Return how many files there are, and how many bytes."""
+        with self._changed:
+            return len(self._files), self._budget.taken
+
+    def open(self, wanted: Wanted) -> int:
+        """Return the backing file's number for an open, or ON_DEMAND.
+
+        Raises:
+            OvfuseError: the file is not what was signed, or cannot be read.
+        """
+        file, is_first = self._join(wanted)
+        if file is None:
+            return ON_DEMAND
+        if is_first:
+            self._settle(file, wanted)
+        file.settled.wait()
+        if file.backing != ON_DEMAND:
+            return file.backing
+        self._leave(wanted.number, file)
+        if file.error is not None:
+            raise file.error
+        return ON_DEMAND
+
+    def release(self, number: int) -> None:
+        """Take back one open."""
+        with self._changed:
+            file = self._files.get(number)
+            if file is not None and file.opens:
+                file.opens -= 1
+                file.unused_since = time.monotonic()
+                self._start_freeing()
+            elif self._on_demand[number] > 1:
+                self._on_demand[number] -= 1
+            else:
+                del self._on_demand[number]
+
+    def close(self) -> None:
+        """Free everything but what is mapped, which goes with its mapping."""
+        with self._changed:
+            self._is_closed = True
+            files, self._files = self._files, {}
+            self._changed.notify_all()
+        for file in files.values():
+            self._free(file)
+        self._filesystem.close()
+
+    def _join(self, wanted: Wanted) -> tuple[_File | None, bool]:
+        """Return the file to wait for, if any, and whether to fill it."""
+        with self._changed:
+            file = self._files.get(wanted.number)
+            is_first = file is None
+            if file is None:
+                is_open = wanted.number in self._on_demand
+                if (
+                    not wanted.is_worth_it
+                    or is_open
+                    or not self._budget.take(wanted.uid, wanted.size)
+                ):
+                    self._on_demand[wanted.number] += 1
+                    return None, False
+                file = self._files[wanted.number] = _File(wanted.size, wanted.uid)
+            file.opens += 1
+            return file, is_first
+
+    def _leave(self, number: int, file: _File) -> None:
+        """Open on demand after all: it could not be filled."""
+        with self._changed:
+            file.opens -= 1
+            if self._files.get(number) is file:
+                del self._files[number]
+            if file.error is None:
+                self._on_demand[number] += 1
+
+    def _settle(self, file: _File, wanted: Wanted) -> None:
+        """Fill it, or note why it cannot be."""
+        try:
+            file.fd = self._filesystem.new_file(file.size)
+            self._fill(file.fd, wanted)
+            file.backing = register(self._connection, file.fd)
+        except (OSError, MemoryError, SupersededError) as error:
+            # No memory, or its object is gone while the handle still has it open.
+            _log.info("a file is not kept in memory: %s", describe(error))
+        except BaseException as error:  # noqa: BLE001 - raised by every open that waits
+            file.error = error
+        finally:
+            if file.backing == ON_DEMAND:
+                self._free(file)
+            file.settled.set()
+
+    def _fill(self, fd: int, wanted: Wanted) -> None:
+        with mmap.mmap(fd, wanted.size) as mapping, memoryview(mapping) as target:
+            wanted.fill(target)
+
+    def _start_freeing(self) -> None:
+        if self._freeing is None:
+            self._freeing = threading.Thread(target=self._free_unused, daemon=True)
+            self._freeing.start()
+        self._changed.notify_all()
+
+    def _free_unused(self) -> None:
+        """Free files a while after the last close; those that are mapped later."""
+        while True:
+            with self._changed:
+                if self._is_closed:
+                    return
+                self._changed.wait(_FREED_AFTER_SECONDS / 4 if self._files else None)
+                before = time.monotonic() - _FREED_AFTER_SECONDS
+                free = [
+                    number
+                    for number, file in self._files.items()
+                    if not file.opens
+                    and file.unused_since < before
+                    and not _is_in_use(file.fd)
+                ]
+                files = [self._files.pop(number) for number in free]
+            for file in files:
+                self._free(file)
+
+    def _free(self, file: _File) -> None:
+        if file.backing != ON_DEMAND and not self._is_closed:
+            unregister(self._connection, file.backing)
+        if file.fd >= 0:
+            os.close(file.fd)
+            file.fd = -1
+        self._budget.give_back(file.uid, file.size)
+
+
+def _is_in_use(fd: int) -> bool:
+    """Tell whether anybody but us has the file open or mapped.
+
+    A lease for writing is granted only to the last one who has it (fcntl(2)). The
+    kernel's own reference to a backing file is ours.
+    """
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    except OSError:
+        return True
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return False
