@@ -144,7 +144,13 @@ def child(*arguments: str, environment: dict[str, str]) -> str:
 def touch(size: int, environment: dict[str, str]) -> None:
     """Use and free so many bytes of memory, or most of what there is."""
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    child("touch", str(min(size, free * 2 // 3)), environment=environment)
+    command = [sys.executable, str(ROOT / "scripts" / "bench_child.py"), "touch"]
+    subprocess.run(
+        [*command, str(min(size, free * 2 // 3))],
+        check=True,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+    )
 
 
 def measure(

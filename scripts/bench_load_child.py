@@ -8,8 +8,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scripts.bench_child import touch
-
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -152,5 +150,4 @@ if __name__ == "__main__":
         "build": build,
         "encrypt_cbc": encrypt_cbc,
         "measure": measure,
-        "touch": touch,
     }[sys.argv[1]](*sys.argv[2:])

@@ -55,7 +55,8 @@ def _cells(mount: "MountStatus") -> list[str]:
 
 def _lines(mount: "MountStatus") -> Iterator[str]:
     if mount.resident_files and mount.resident_bytes:
-        yield f"{mount.resident_files} in memory, {mount.resident_bytes / 2**20:.1f} MiB"
+        size = mount.resident_bytes / 2**20
+        yield f"{mount.resident_files} in memory, {size:.1f} MiB"
     for model in mount.models:
         name = model.name or model.path
         version = f" version {model.version}" if model.version else ""
