@@ -209,7 +209,8 @@ def times_plain(found: dict[str, Any], name: str) -> float:
     measured = found["measured"]
     base = measured.get("plain") or next(iter(measured.values()))
     pairs = zip(measured[name], base, strict=True)
-    return statistics.median(one["total"] / plain["total"] for one, plain in pairs)
+    ratios: list[float] = [one["total"] / plain["total"] for one, plain in pairs]
+    return statistics.median(ratios)
 
 
 def plot(found: dict[str, Any], path: Path) -> None:
