@@ -9,6 +9,7 @@ import fcntl
 import logging
 import mmap
 import os
+import signal
 import threading
 import time
 from collections import Counter
@@ -28,6 +29,7 @@ _log = logging.getLogger(__name__)
 ON_DEMAND: Final = 0
 """Instead of the number of a backing file, which never is 0."""
 _FREED_AFTER_SECONDS: Final = 10.0
+_LOOK_SECONDS: Final = 2.5
 
 Fill = Callable[[memoryview], None]
 """Fills a buffer with the whole plaintext, or raises an error of the view's."""
@@ -212,7 +214,8 @@ class ResidentFiles:
             with self._changed:
                 if self._is_closed:
                     return
-                self._changed.wait(_FREED_AFTER_SECONDS / 4 if self._files else None)
+                is_any_unused = any(not file.opens for file in self._files.values())
+                self._changed.wait(_LOOK_SECONDS if is_any_unused else None)
                 before = time.monotonic() - _FREED_AFTER_SECONDS
                 free = [
                     number
@@ -238,8 +241,10 @@ def _is_in_use(fd: int) -> bool:
     """Tell whether anybody but us has the file open or mapped.
 
     A lease for writing is granted only to the last one who has it (fcntl(2)). The
-    kernel's own reference to a backing file is ours.
+    kernel's own reference to a backing file is ours. Whoever opened it meanwhile would
+    have us signalled, by default with a signal that ends the process.
     """
+    fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
     try:
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
     except OSError:
