@@ -75,7 +75,7 @@ def test_mount_of_another_account_is_not_believed(
 ) -> None:
     """Else whoever may mount over a cipherdir would decide what is in it."""
     lines = Path("/proc/self/mountinfo").read_text()
-    owned = lines.replace("user_id=0,", "user_id=4711,")
+    owned = lines.replace(f"user_id={os.getuid()},", "user_id=4711,")
     assert owned != lines
     fake = mount.home.directory / "mountinfo"
     fake.write_text(owned)

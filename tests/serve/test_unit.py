@@ -167,7 +167,18 @@ def service(tmp_path: Path) -> Iterator[Service]:
 
 
 @pytest.mark.fuse
-@pytest.mark.parametrize("options", ["", "allow_other,umask=022"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        "",
+        pytest.param(
+            "allow_other,umask=022",
+            marks=pytest.mark.skipif(
+                os.geteuid() != 0, reason="only root may always allow others"
+            ),
+        ),
+    ],
+)
 def test_ready_when_the_mount_answers_and_gone_when_stopped(
     service: Service, tmp_path: Path, options: str
 ) -> None:

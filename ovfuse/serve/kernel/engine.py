@@ -23,7 +23,7 @@ from ovfuse.serve.kernel.wire import InitFlag, Opcode
 from ovfuse.serve.mounts import find_mount
 from ovfuse.serve.resident import ResidentFiles, make_resident_files
 from ovfuse.serve.resident.budget import Budget
-from ovfuse.serve.resident.policy import NEVER
+from ovfuse.serve.resident.policy import ALWAYS, NEVER
 from ovfuse.serve.unmount import detach_mount
 
 if TYPE_CHECKING:
@@ -65,12 +65,18 @@ class KernelEngine:
 
     def _resident_files(self, connection: Connection) -> ResidentFiles | None:
         options = self._setup.options
-        if options.resident == NEVER or not connection.flags & InitFlag.PASSTHROUGH:
+        if options.resident == NEVER:
             return None
         budget = Budget(options.resident_max, options.resident_user_max)
-        resident = make_resident_files(connection.fd, budget)
-        if resident is not None:
-            self._setup.usage.follow(resident.usage)
+        try:
+            if not connection.flags & InitFlag.PASSTHROUGH:
+                raise OSError(errno.ENOSYS, "the kernel is older than Linux 6.9")
+            resident = make_resident_files(connection.fd, budget)
+        except OSError as error:
+            if options.resident == ALWAYS:
+                _log.warning("files are not kept in memory: %s", error.strerror)
+            return None
+        self._setup.usage.follow(resident.usage)
         return resident
 
     def stop(self) -> None:

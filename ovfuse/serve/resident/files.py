@@ -68,19 +68,18 @@ class _File:
     settled: threading.Event = field(default_factory=threading.Event)
 
 
-def make_resident_files(connection: int, budget: Budget) -> "ResidentFiles | None":
-    """Return what keeps them, or None where this kernel or this account cannot.
+def make_resident_files(connection: int, budget: Budget) -> "ResidentFiles":
+    """Return what keeps them.
 
     Args:
         connection: the descriptor on which the kernel sends its requests.
         budget: how much may be taken.
+
+    Raises:
+        OSError: this kernel cannot, or this account may not.
     """
-    try:
-        filesystem = MemoryFilesystem()
-        _try(connection, filesystem)
-    except OSError as error:
-        _log.info("files are not kept in memory: %s", describe(error))
-        return None
+    filesystem = MemoryFilesystem()
+    _try(connection, filesystem)
     return ResidentFiles(connection, filesystem, budget)
 
 

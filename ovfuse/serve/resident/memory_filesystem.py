@@ -5,6 +5,7 @@ fsmount(2) are the sources of the words and numbers. Any thread.
 """
 
 import ctypes
+import errno
 import os
 from typing import Final
 
@@ -37,7 +38,7 @@ class MemoryFilesystem:
             _try(context, _SET_STRING, b"huge", b"within_size")
             # Linux 6.4. Before it, there must be nothing to swap to.
             if not _try(context, _SET_FLAG, b"noswap", None) and may_swap():
-                raise OSError("files in memory could reach the swap")
+                raise OSError(errno.EPERM, "files in memory could reach the swap")
             _configure(context, _CREATE, None, None)
             self._fd = _call(_FSMOUNT, context, _CLOEXEC, _ATTRIBUTES)
         finally:
