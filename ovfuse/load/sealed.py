@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
+from ovfuse.errors import LoadError
 from ovfuse.keys.unlocker import Unlocked
 from ovfuse.load.files import PositionalFile
 from ovfuse.load.source import SealingFacts, check_path, closed
@@ -53,12 +54,16 @@ class SealedSource:
         """Read a whole file on all processors; see `Source.read_into`."""
         self._check_open()
         check_path(self.files, path)
-        self._sealing.read_file_into(
-            self._entries[path],
-            buffer,
-            workers=usable_cpus(),
-            check_hash=len(buffer) <= _HASHED_MAX_SIZE,
-        )
+        try:
+            self._sealing.read_file_into(
+                self._entries[path],
+                buffer,
+                workers=usable_cpus(),
+                check_hash=len(buffer) <= _HASHED_MAX_SIZE,
+            )
+        except MemoryError:
+            size = len(buffer)
+            raise LoadError(f"there is no memory for {size} bytes") from None
 
     def open(self, path: str) -> io.RawIOBase:
         """Open a file; closing the source closes it."""

@@ -49,13 +49,14 @@ class Source(Protocol):
     def read_into(self, path: str, buffer: memoryview) -> None:
         """Read a whole file into a writable buffer of exactly its size in bytes.
 
-        What is in it afterwards is authenticated as a whole; after an error it is
-        zeros.
+        What is in it afterwards is authenticated as a whole; after an error nothing of
+        the file is left in it.
 
         Raises:
             NotFoundError, IsADirectoryNodeError: there is no such file.
             DamagedError: it is not what was signed.
             CipherdirError: it cannot be read.
+            LoadError: there is no memory behind the buffer.
         """
 
     def open(self, path: str) -> io.RawIOBase:

@@ -227,14 +227,14 @@ def test_peak_memory_is_that_of_plain_files(as_home: Home, tmp_path: Path) -> No
     assert peak("loader", sealed, "large.blob") < 1.1 * expected
 
 
-def test_errors_leave_zeros(as_home: Home, tmp_path: Path) -> None:
+def test_errors_leave_nothing_of_it(as_home: Home, tmp_path: Path) -> None:
     source = write_files(tmp_path / "plain", {"f": pattern(3 * MiB)})
     succeed(as_home, "encrypt", source, tmp_path / "sealed")
     (message,) = (tmp_path / "sealed").glob("seals/*/objects/*")
     data = bytearray(message.read_bytes())
     data[-1] ^= 1
     message.write_bytes(data)
-    buffer = bytearray(b"x" * 3 * MiB)
+    buffer = bytearray(3 * MiB)
 
     with (
         ovfuse.open_model(tmp_path / "sealed") as model,
@@ -243,3 +243,40 @@ def test_errors_leave_zeros(as_home: Home, tmp_path: Path) -> None:
         model._source.read_into("f", memoryview(buffer))
 
     assert not any(buffer)
+
+
+WITHOUT_MEMORY = """
+import mmap, sys
+import ovfuse
+from ovfuse.errors import LoadError
+
+with open(sys.argv[2], "wb+") as file, ovfuse.open_model(sys.argv[1]) as model:
+    file.truncate(model.files["f"])
+    mapping = mmap.mmap(file.fileno(), 0)
+    try:
+        model._source.read_into("f", memoryview(mapping))
+    except LoadError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small tmpfs")
+def test_no_memory_is_an_error_and_no_signal(as_home: Home, tmp_path: Path) -> None:
+    source = write_files(tmp_path / "plain", {"f": pattern(5 * MiB)})
+    succeed(as_home, "encrypt", source, tmp_path / "sealed")
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", small], check=True)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", WITHOUT_MEMORY, tmp_path / "sealed", small / "f"],
+            env=as_home.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+    said = (done.returncode, done.stdout, done.stderr)
+    assert said == (0, "there is no memory for 5242880 bytes\n", "")
