@@ -73,7 +73,8 @@ class Kernel:
         self.waiting: dict[int, bytes] = {}
         self.nodes: list[int] = []
         self.handles: list[int] = [0]
-        self.answered = self.refused = 0
+        self.interrupts: set[int] = set()
+        self.answered = self.refused = self.asked_again = 0
 
     def _serve(self) -> None:
         try:
@@ -89,14 +90,19 @@ class Kernel:
         self._ours.send(data)
         if len(data) >= wire.IN_HEADER.size:
             _, opcode, unique, *_ = wire.IN_HEADER.unpack_from(data)
-            if opcode not in SILENT:
+            if opcode == Opcode.INTERRUPT:
+                self.interrupts.add(unique)
+            elif opcode not in SILENT:
                 self.waiting[unique] = data
 
     def receive(self) -> bytes:
         """Return the payload of the next answer, which must be right."""
-        size = self._ours.recv_into(self._reply)
-        length, error, unique = wire.OUT_HEADER.unpack_from(self._reply)
-        assert length == size
+        size, error, unique = self._receive()
+        while unique in self.interrupts:
+            assert (size, error) == (wire.OUT_HEADER.size, -errno.EAGAIN)
+            self.interrupts.remove(unique)
+            self.asked_again += 1
+            size, error, unique = self._receive()
         data = self.waiting.pop(unique)
         if is_malformed(data):
             assert error not in (0, -errno.ENOENT)
@@ -110,6 +116,12 @@ class Kernel:
             self._learn(opcode, payload, data[wire.IN_HEADER.size :])
             self.answered += 1
         return payload
+
+    def _receive(self) -> tuple[int, int, int]:
+        size = self._ours.recv_into(self._reply)
+        length, error, unique = wire.OUT_HEADER.unpack_from(self._reply)
+        assert length == size
+        return size, error, unique
 
     def _learn(self, opcode: int, payload: bytes, body: bytes) -> None:
         FORMS[opcode](payload, body)
@@ -355,6 +367,7 @@ def test_mutated_requests(setup: Setup, caplog: pytest.LogCaptureFixture) -> Non
             kernel.receive()
         check_alive(kernel)
         kernel.end()
+        assert kernel.asked_again > 0
         answered += kernel.answered
         refused += kernel.refused
 

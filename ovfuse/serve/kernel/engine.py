@@ -174,7 +174,8 @@ class Workers:
         try:
             request = Request.parse(data)
             if request.opcode == Opcode.INTERRUPT:
-                self._interrupt(*wire.INTERRUPT_IN.unpack_from(request.body))
+                (wanted,) = wire.INTERRUPT_IN.unpack_from(request.body)
+                self._interrupt(request.unique, wanted)
                 return
         except struct.error:
             _log.error("the kernel sent less than a request")
@@ -185,11 +186,15 @@ class Workers:
         if not wanted or (size and not self._write(reply[:size])):
             self._operations.take_back(request, reply[:size])
 
-    def _interrupt(self, unique: int) -> None:
-        """Answer EINTR for a request that is at work; its own answer is dropped."""
-        if self._is_mine(unique):
-            size = wire.OUT_HEADER.size
-            self._write(wire.OUT_HEADER.pack(size, -errno.EINTR, unique))
+    def _interrupt(self, unique: int, wanted: int) -> None:
+        """Answer EINTR for a request that is at work; its own answer is dropped.
+
+        Another thread may have read it and not noted it yet: EAGAIN makes the kernel
+        say this again, if it still waits for that request.
+        """
+        found = self._is_mine(wanted)
+        answer = (-errno.EINTR, wanted) if found else (-errno.EAGAIN, unique)
+        self._write(wire.OUT_HEADER.pack(wire.OUT_HEADER.size, *answer))
 
     def _is_mine(self, unique: int) -> bool:
         """Take the right to answer a request, which one thread alone has."""
