@@ -55,15 +55,16 @@ ERRORS = {
 BETWEEN_ENGINES = {"directory.st_dev", "file.st_dev"}
 
 
-MODELS = {"single": ("",), "tree": ("one", "group/two")}
+MODELS = {"single": ("",), "tree": ("one", "group/two"), "resident": ("",)}
 """What is sealed by itself, below the top."""
+OPTIONS = {"resident": "strict,resident=always"}
 
 
 @pytest.fixture(scope="module", params=MODELS)
 def directories(
     request: pytest.FixtureRequest, shared: Path, publisher: Home
 ) -> Iterator[Mapping[str, Directory]]:
-    """One model, or a tree of two; the plain one comes first."""
+    """One model, on demand or from memory, or a tree; the plain one comes first."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount a read-only tmpfs")
     place = shared / f"compared-{request.param}"
@@ -77,7 +78,8 @@ def directories(
             sealed.parent.mkdir(parents=True, exist_ok=True)
             succeed(publisher, "encrypt", build(tops["plain"] / model), sealed)
         for engine in ENGINES:
-            words = (place / "sealed", tops[engine], "-o", "strict")
+            options = OPTIONS.get(request.param, "strict")
+            words = (place / "sealed", tops[engine], "-o", options)
             stack.enter_context(mounted(publisher, *words, engine=engine))
         disguise(tops["plain"], tops[ENGINES[0]])
         run("mount", "-o", "remount,ro", tops["plain"])
