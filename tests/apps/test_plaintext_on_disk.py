@@ -61,6 +61,12 @@ os.unlink(target + "/copy")
 with open(os.open(target, os.O_TMPFILE | os.O_WRONLY), "wb") as copy:
     copy.write(b"*" * 77 + open(source, "rb").read()[-32:])
 """,
+    "nameless_mapping": """
+import mmap
+copy = os.open(target, os.O_TMPFILE | os.O_RDWR)
+os.ftruncate(copy, 4096)
+mmap.mmap(copy, 4096)[:] = open(source, "rb").read(4096)
+""",
     "sendfile": """
 with open(source, "rb") as data, open(target + "/copy", "wb") as copy:
     os.sendfile(copy.fileno(), data.fileno(), 0, 4096)

@@ -33,11 +33,13 @@ _WITHOUT_DATA = {"sendfile": 0, "copy_file_range": 1, "splice": 1, "ioctl": 0}
 _QUEUES = {"io_uring_setup", "io_submit"}
 _OPENING = {"open", "openat", "openat2"}
 _HARDENING = {"prctl", "prlimit64"}
-_TRACED = {*_WITH_DATA, *_WITHOUT_DATA, *_QUEUES, *_OPENING, *_HARDENING, "mmap"}
+_TRACED = {*_WITH_DATA, *_WITHOUT_DATA, *_QUEUES, *_OPENING, *_HARDENING}
+_TRACED |= {"mmap", "fsmount"}
 
 _TEXT = rb"((?:\\x[0-9a-f]{2})*)"
 _STRING = re.compile(rb'"' + _TEXT + rb'"')
 _DESCRIPTOR = re.compile(rb"\b\d+<" + _TEXT + rb">")
+_NUMBER = re.compile(rb"\d+(?=<)")
 _NOWHERE = re.compile(
     rb"/dev/(fuse|null)|/memfd:.*|pipe:\[\d+\]|anon_inode:.*", re.DOTALL
 )
@@ -105,10 +107,13 @@ class Trace:
             for call in self._calls()
             if call.name in _OPENING and b"O_RDWR" in call.arguments
         }
+        detached = self._detached_files()
         for call in self._calls():
             if call.failed:
                 continue
             target = call.target()
+            if target in detached:
+                continue
             if call.name in _WITH_DATA and not _NOWHERE.fullmatch(target):
                 data = call.data()
                 streams[call.thread, target] += data
@@ -122,6 +127,26 @@ class Trace:
             if leak := windows.found_in(stream):
                 found.append(f"{os.fsdecode(target)} was given {leak.what}")
         return found
+
+    def _detached_files(self) -> set[bytes]:
+        """Return the files without a name on filesystems that are mounted nowhere.
+
+        ovfuse makes no other than tmpfs: `serve.resident.memory_filesystem`.
+        """
+        opened = [c for c in self._calls() if not c.failed and c.name in _OPENING]
+        mounts = {
+            number[0]
+            for call in self._calls()
+            if call.name == "fsmount" and (number := _NUMBER.match(call.result))
+        }
+        return {
+            _path_in(call.result)
+            for call in opened
+            if b"O_TMPFILE" in call.arguments
+            and (number := _NUMBER.match(call.arguments)) is not None
+            and number[0] in mounts
+            and call.target() == b"/"
+        }
 
     def has(self, thread: int, line: str) -> bool:
         """Say whether a thread made this call with this result."""
