@@ -146,7 +146,7 @@ def touch(size: int, environment: dict[str, str]) -> None:
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     command = [sys.executable, str(ROOT / "scripts" / "bench_child.py"), "touch"]
     subprocess.run(
-        [*command, str(min(size, free * 2 // 3))],
+        [*command, str(min(size, free * 2 // 3 // MiB * MiB))],
         check=True,
         env=environment,
         stdout=subprocess.DEVNULL,
