@@ -124,12 +124,9 @@ class ResidentFiles:
         if is_first:
             self._settle(file, wanted)
         file.settled.wait()
-        if file.backing != ON_DEMAND:
-            return file.backing
-        self._leave(wanted.number, file)
         if file.error is not None:
             raise file.error
-        return ON_DEMAND
+        return file.backing
 
     def release(self, number: int) -> None:
         """Take back one open."""
@@ -151,7 +148,8 @@ class ResidentFiles:
             files, self._files = self._files, {}
             self._changed.notify_all()
         for file in files.values():
-            self._free(file)
+            if file.settled.is_set():  # else whoever fills it frees it
+                self._free(file)
         self._filesystem.close()
 
     def _join(self, wanted: Wanted) -> tuple[_File | None, bool]:
@@ -172,15 +170,6 @@ class ResidentFiles:
             file.opens += 1
             return file, is_first
 
-    def _leave(self, number: int, file: _File) -> None:
-        """Open on demand after all: it could not be filled."""
-        with self._changed:
-            file.opens -= 1
-            if self._files.get(number) is file:
-                del self._files[number]
-            if file.error is None:
-                self._on_demand[number] += 1
-
     def _settle(self, file: _File, wanted: Wanted) -> None:
         """Fill it, or note why it cannot be."""
         try:
@@ -193,13 +182,33 @@ class ResidentFiles:
         except BaseException as error:  # noqa: BLE001 - raised by every open that waits
             file.error = error
         finally:
-            if file.backing == ON_DEMAND:
-                self._free(file)
-            file.settled.set()
+            with self._changed:
+                if file.backing == ON_DEMAND:
+                    self._give_up(file, wanted.number)
+                elif self._is_closed:
+                    self._free(file)
+                file.settled.set()
+
+    def _give_up(self, file: _File, number: int) -> None:
+        """Have all that wait open it on demand, or not at all; the lock is held.
+
+        All at once: in between, another open could have it in memory after all.
+        """
+        self._files.pop(number, None)
+        if file.error is None:
+            self._on_demand[number] += file.opens
+        self._free(file)
 
     def _fill(self, fd: int, wanted: Wanted) -> None:
-        with mmap.mmap(fd, wanted.size) as mapping, memoryview(mapping) as target:
-            wanted.fill(target)
+        mapping = mmap.mmap(fd, wanted.size)
+        try:
+            with memoryview(mapping) as target:
+                wanted.fill(target)
+        except BaseException:
+            # Its traceback has parts of the mapping, which cannot be closed before.
+            os.ftruncate(fd, 0)
+            raise
+        mapping.close()
 
     def _start_freeing(self) -> None:
         if self._freeing is None:

@@ -1,0 +1,140 @@
+"""Keeping files in memory where something goes wrong; without a kernel to serve them."""
+
+import os
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from ovfuse.errors import DamagedError, SupersededError
+from ovfuse.serve.resident import ON_DEMAND, ResidentFiles, Wanted, files
+from ovfuse.serve.resident.budget import Budget
+from ovfuse.serve.resident.memory_filesystem import MemoryFilesystem
+from tests.support.waiting import wait_until
+
+MiB = 1 << 20
+NUMBER, BACKING = 5, 7
+
+
+@pytest.fixture
+def budget() -> Budget:
+    return Budget(64 * MiB, None)
+
+
+@pytest.fixture
+def filesystem() -> Iterator[MemoryFilesystem]:
+    if os.geteuid() != 0:
+        pytest.skip("only root can make one")
+    made = MemoryFilesystem()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def resident(
+    budget: Budget, filesystem: MemoryFilesystem, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ResidentFiles]:
+    monkeypatch.setattr(files, "register", lambda _connection, _fd: BACKING)
+    monkeypatch.setattr(files, "unregister", lambda _connection, _number: None)
+    made = ResidentFiles(-1, filesystem, budget)
+    yield made
+    made.close()
+
+
+def wanted(fill: files.Fill) -> Wanted:
+    return Wanted(NUMBER, MiB, 0, fill, is_worth_it=True)
+
+
+def fill_with_ones(target: memoryview) -> None:
+    target[:] = b"\1" * len(target)
+
+
+def failing(error: Exception) -> files.Fill:
+    def fill(target: memoryview) -> None:
+        rest = target[MiB // 2 :]
+        fill_with_ones(rest)
+        raise error
+
+    return fill
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(), SupersededError("gone")])
+def test_what_cannot_be_in_memory_is_on_demand(
+    resident: ResidentFiles, filesystem: MemoryFilesystem, error: Exception
+) -> None:
+    free = os.fstatvfs(filesystem._fd).f_bfree
+
+    assert resident.open(wanted(failing(error))) == ON_DEMAND
+    assert resident.open(wanted(fill_with_ones)) == ON_DEMAND  # the same inode is open
+    assert resident.usage() == (0, 0)
+    assert os.fstatvfs(filesystem._fd).f_bfree == free
+    for _ in range(2):
+        resident.release(NUMBER)
+    assert resident.open(wanted(fill_with_ones)) == BACKING
+
+
+def test_damage_is_what_the_open_says(
+    resident: ResidentFiles, filesystem: MemoryFilesystem
+) -> None:
+    free = os.fstatvfs(filesystem._fd).f_bfree
+
+    with pytest.raises(DamagedError, match="flipped"):
+        resident.open(wanted(failing(DamagedError("flipped"))))
+
+    assert resident.usage() == (0, 0)
+    assert os.fstatvfs(filesystem._fd).f_bfree == free
+    assert resident.open(wanted(fill_with_ones)) == BACKING
+
+
+def test_those_who_waited_in_vain_have_it_open_on_demand_at_once(
+    resident: ResidentFiles,
+) -> None:
+    """Else another open would be in memory, and the kernel refuses both together."""
+    asleep = threading.Event()
+    opened: list[int] = []
+
+    class Settled(threading.Event):
+        """Others than who fills it are slow to notice."""
+
+        def wait(self, timeout: float | None = None) -> bool:
+            if threading.current_thread() is not threading.main_thread():
+                asleep.wait()
+            return super().wait(timeout)
+
+    def other() -> None:
+        opened.append(resident.open(wanted(fill_with_ones)))
+
+    def fill(_: memoryview) -> None:
+        file = resident._files[NUMBER]
+        file.settled = Settled()
+        waiting.start()
+        wait_until(lambda: file.opens == 2)
+        raise MemoryError
+
+    waiting = threading.Thread(target=other)
+    try:
+        assert resident.open(wanted(fill)) == ON_DEMAND
+        resident.release(NUMBER)
+        assert resident.open(wanted(fill_with_ones)) == ON_DEMAND
+    finally:
+        asleep.set()
+        waiting.join()
+    assert opened == [ON_DEMAND]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_closed_while_a_file_is_filled(
+    resident: ResidentFiles, budget: Budget, fails: bool
+) -> None:
+    def fill(target: memoryview) -> None:
+        resident.close()
+        assert budget.taken == MiB
+        fill_with_ones(target)
+        if fails:
+            raise MemoryError
+
+    before = len(os.listdir("/proc/self/fd"))
+    resident.open(wanted(fill))
+
+    assert budget.taken == 0
+    assert len(os.listdir("/proc/self/fd")) == before - 1  # the filesystem's
