@@ -98,8 +98,11 @@ class _Run:
         for thread in started:
             self._join(thread)
         if self._errors:
-            _, error = min(self._errors, key=lambda item: item[0])
-            raise error
+            errors, self._errors = self._errors, []
+            try:
+                raise min(errors, key=lambda item: item[0])[1]
+            finally:
+                errors.clear()  # else it is part of its own traceback, and so is memory
 
     def wait_for(self, number: int) -> bool:
         """Wait until all steps before are finished; False if one of them failed."""

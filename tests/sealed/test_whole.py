@@ -1,8 +1,13 @@
 """Whole files by several threads: the same bytes, and every check of a whole read."""
 
+import functools
+import gc
 import hashlib
 import json
 import threading
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -70,6 +75,30 @@ def test_first_error_ends_it_and_no_thread_is_left() -> None:
 
     assert threading.active_count() == before
     assert len(done) < 10_000
+
+
+def test_error_keeps_no_memory() -> None:
+    class Memory:
+        pass
+
+    memory = Memory()
+    gone = weakref.ref(memory)
+
+    def make_step(memory: Memory) -> Callable[[int], None]:
+        def step(_: int) -> None:
+            raise DamagedError(f"at {id(memory)}")
+
+        return step
+
+    gc.disable()
+    try:
+        with suppress(DamagedError):
+            run_steps(3, functools.partial(make_step, memory), 1)
+        del memory
+
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 class Recorder:
