@@ -1,5 +1,6 @@
 """Files that the kernel serves from memory, after they were verified whole."""
 
+import dataclasses
 import errno
 import mmap
 import os
@@ -181,6 +182,20 @@ def test_out_of_budget_is_on_demand(
         with mapped(mountpoint / "b.bin") as mapping:
             assert mapping[:] == FILES["b.bin"]
         assert resident(mount) == (1, budget)
+
+
+def test_descriptors_are_left_for_the_rest(
+    publisher: Home, mountpoint: Path, scratch: Path
+) -> None:
+    files = {f"{number:03}.txt": pattern(number + 1) for number in range(300)}
+    plain = write_files(scratch / "plain", files)
+    succeed(publisher, "encrypt", plain, scratch / "sealed")
+    program = ("prlimit", "--nofile=200:200", *publisher.program)
+    home = dataclasses.replace(publisher, program=program)
+    with serving(home, scratch / "sealed", mountpoint, "resident=always") as mount:
+        for name, data in files.items():
+            assert (mountpoint / name).read_bytes() == data
+        assert resident(mount)[0] == 200 // 4
 
 
 def test_each_account_has_its_share(

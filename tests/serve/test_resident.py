@@ -2,14 +2,17 @@
 
 import ctypes
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from ovfuse.serve.resident import available, budget
 from ovfuse.serve.resident.budget import Budget
 from ovfuse.serve.resident.memory_filesystem import MemoryFilesystem
 from ovfuse.serve.resident.policy import is_worth_it
+from tests.support.sealed import write_files
 
 MOVE_MOUNT, F_EMPTY_PATH, AT_FDCWD, DETACH = 429, 4, -100, 2
 MiB = 1 << 20
@@ -69,16 +72,76 @@ def test_swap_without_the_flag_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_budget_is_for_all_and_for_each() -> None:
-    budget = Budget(10 * MiB, 6 * MiB)
+    taken = Budget(10 * MiB, 6 * MiB)
 
-    assert budget.take(0, 6 * MiB)
-    assert not budget.take(0, 1)
-    assert not budget.take(1, 4 * MiB + 1)
-    assert budget.take(1, 4 * MiB)
-    assert budget.taken == 10 * MiB
-    budget.give_back(0, 6 * MiB)
-    assert budget.take(1, 2 * MiB)
-    assert not budget.take(1, 1)
+    assert taken.take(0, 6 * MiB)
+    assert not taken.take(0, 1)
+    assert not taken.take(1, 4 * MiB + 1)
+    assert taken.take(1, 4 * MiB)
+    assert taken.taken == 10 * MiB
+    taken.give_back(0, 6 * MiB)
+    assert taken.take(1, 2 * MiB)
+    assert not taken.take(1, 1)
+
+
+def test_budget_counts_what_is_being_filled_as_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(budget, "available", lambda: 5 * MiB)
+    taken = Budget(10 * MiB, None)
+
+    assert taken.take(0, 3 * MiB)
+    assert not taken.take(0, 3 * MiB)
+    taken.filled(3 * MiB)
+    assert taken.take(0, 3 * MiB)
+
+
+def test_budget_leaves_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (12, 12))
+    taken = Budget(10 * MiB, None)
+
+    assert [taken.take(0, 1) for _ in range(4)] == [True, True, True, False]
+    taken.give_back(0, 1)
+    assert taken.take(0, 1)
+
+
+def write_group(place: Path, limit: str, current: int, cached: int) -> None:
+    write_files(
+        place,
+        {
+            "memory.max": f"{limit}\n".encode(),
+            "memory.current": f"{current}\n".encode(),
+            "memory.stat": f"anon 7\ninactive_file {cached}\nactive_file 0\n".encode(),
+        },
+    )
+
+
+@pytest.fixture
+def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The place of all control groups, this process being in `a/b`."""
+    write_files(tmp_path, {"self": b"1:cpu:/x\n0::/a/b\n"})
+    monkeypatch.setattr(available, "_GROUP", tmp_path / "self")
+    monkeypatch.setattr(available, "_GROUPS", tmp_path / "groups")
+    return tmp_path / "groups"
+
+
+def test_available_is_what_the_closest_limit_leaves(groups: Path) -> None:
+    without = available.available()
+    write_group(groups / "a", f"{16 * MiB}", 9 * MiB, 4 * MiB)
+    write_group(groups / "a/b", "max", 5 * MiB, 0)
+    write_group(groups / "c", "1", 1, 0)
+
+    assert without > 16 * MiB
+    assert available.available() == 16 * MiB - MiB - (9 - 4) * MiB
+
+
+def test_nothing_is_available_where_that_cannot_be_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(available, "_MEMINFO", tmp_path / "missing")
+
+    assert available.available() == 0
+    assert not Budget(None, None).take(0, 1)
 
 
 def test_budget_leaves_the_machine_something() -> None:

@@ -1,4 +1,4 @@
-"""Keeping files in memory where something goes wrong; without a kernel to serve them."""
+"""Files in memory where something goes wrong; no kernel serves them here."""
 
 import os
 import threading

@@ -1,7 +1,8 @@
 """Files that the kernel serves itself, from memory, after they were verified whole.
 
-`memory_filesystem` is where they are, `budget` how many, `backing` how the kernel is
-told of them, `policy` which are worth it, `files` keeps them. Used by the engine.
+`memory_filesystem` is where they are, `budget` how many, `available` how much memory
+there is, `backing` how the kernel is told of them, `policy` which are worth it, `files`
+keeps them. Used by the engine.
 """
 
 from ovfuse.serve.resident.files import (

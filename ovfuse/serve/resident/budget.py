@@ -1,18 +1,19 @@
-"""How much memory resident files may take: of a mount, of one account, of the machine.
+"""How many files may be resident, and how large: of a mount, an account, the machine.
 
 Threading: one lock; any thread.
 """
 
-import os
+import resource
 import threading
 from collections import Counter
-from pathlib import Path
 from typing import Final
+
+from ovfuse.serve.resident.available import available, machine
 
 __all__ = ["Budget"]
 
-_LEFT_FREE: Final = 16
-"""A 16th of the machine's memory is never taken."""
+_SHARE_OF_DESCRIPTORS: Final = 4
+"""A quarter: each file in memory has one, and another one of its object while open."""
 
 
 class Budget:
@@ -25,8 +26,11 @@ class Budget:
     """
 
     def __init__(self, total: int | None, per_user: int | None) -> None:
-        self._total: Final = _machine() // 2 if total is None else total
+        self._total: Final = machine() // 2 if total is None else total
         self._per_user: Final = self._total if per_user is None else per_user
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._files_max: Final = descriptors // _SHARE_OF_DESCRIPTORS
+        self._files = self._unfilled = 0
         self._taken: Counter[int] = Counter()
         self._lock = threading.Lock()
 
@@ -37,30 +41,30 @@ class Budget:
             return self._taken.total()
 
     def take(self, uid: int, size: int) -> bool:
-        """Take `size` bytes for an account, if there are so many."""
+        """Take `size` bytes for a file of an account, if there are so many.
+
+        Until it is `filled`, the machine seems to have them yet.
+        """
         with self._lock:
             fits = (
-                self._taken.total() + size <= self._total
+                self._files < self._files_max
+                and self._taken.total() + size <= self._total
                 and self._taken[uid] + size <= self._per_user
-                and size <= _available() - _machine() // _LEFT_FREE
+                and self._unfilled + size <= available()
             )
             if fits:
+                self._files += 1
+                self._unfilled += size
                 self._taken[uid] += size
         return fits
 
-    def give_back(self, uid: int, size: int) -> None:
-        """Give back what was taken."""
+    def filled(self, size: int) -> None:
+        """Note that what was taken for a file is in use, or will not be used."""
         with self._lock:
+            self._unfilled -= size
+
+    def give_back(self, uid: int, size: int) -> None:
+        """Give back what was taken for a file."""
+        with self._lock:
+            self._files -= 1
             self._taken[uid] -= size
-
-
-def _machine() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _available() -> int:
-    """Return the bytes that could be had without swapping (proc_meminfo(5))."""
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 0

@@ -182,6 +182,7 @@ class ResidentFiles:
         except BaseException as error:  # noqa: BLE001 - raised by every open that waits
             file.error = error
         finally:
+            self._budget.filled(file.size)
             with self._changed:
                 if file.backing == ON_DEMAND:
                     self._give_up(file, wanted.number)
