@@ -1,8 +1,13 @@
 """Files in memory where something goes wrong; no kernel serves them here."""
 
+import errno
+import fcntl
+import mmap
 import os
 import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -138,3 +143,46 @@ def test_closed_while_a_file_is_filled(
 
     assert budget.taken == 0
     assert len(os.listdir("/proc/self/fd")) == before - 1  # the filesystem's
+
+
+def test_it_is_freed_once_it_is_neither_open_nor_mapped(
+    resident: ResidentFiles,
+    filesystem: MemoryFilesystem,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(files, "_FREED_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(files, "_LOOK_SECONDS", 0.001)
+    free = os.fstatvfs(filesystem._fd).f_bfree
+    resident.open(wanted(fill_with_ones))
+    resident.open(wanted(fill_with_ones))
+    resident.release(NUMBER)
+    path = f"/proc/self/fd/{resident._files[NUMBER].fd}"
+    with Path(path).open("rb") as file:
+        mapping = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    resident.release(NUMBER)
+    looked = resident._files[NUMBER].unused_since
+
+    wait_until(lambda: time.monotonic() > looked + 0.1)
+    assert resident.usage() == (1, MiB)
+    mapping.close()
+    wait_until(lambda: resident.usage() == (0, 0))
+    wait_until(lambda: os.fstatvfs(filesystem._fd).f_bfree == free)
+
+
+def test_without_leases_nothing_stays_for_ever(
+    resident: ResidentFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with /proc/sys/fs/leases-enable of 0."""
+
+    def fcntl_(_fd: int, command: int, _argument: int) -> int:
+        if command == fcntl.F_SETLEASE:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return 0
+
+    monkeypatch.setattr(files, "_FREED_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(files, "_LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(fcntl, "fcntl", fcntl_)
+    resident.open(wanted(fill_with_ones))
+    resident.release(NUMBER)
+
+    wait_until(lambda: resident.usage() == (0, 0))

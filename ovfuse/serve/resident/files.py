@@ -5,6 +5,7 @@ so; which of both the first open decides. Threading: `open` may wait for a fill,
 holds up no other file; one thread frees what is not in use any more.
 """
 
+import errno
 import fcntl
 import logging
 import mmap
@@ -251,12 +252,14 @@ def _is_in_use(fd: int) -> bool:
 
     A lease for writing is granted only to the last one who has it (fcntl(2)). The
     kernel's own reference to a backing file is ours. Whoever opened it meanwhile would
-    have us signalled, by default with a signal that ends the process.
+    have us signalled, by default with a signal that ends the process. Where there are
+    no leases (/proc/sys/fs/leases-enable), it is not known: what is mapped stays, but
+    is not counted.
     """
     fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
     try:
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-    except OSError:
-        return True
+    except OSError as error:
+        return error.errno == errno.EAGAIN
     fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     return False
