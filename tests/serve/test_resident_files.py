@@ -1,5 +1,6 @@
 """Files in memory where something goes wrong; no kernel serves them here."""
 
+import dataclasses
 import errno
 import fcntl
 import mmap
@@ -12,9 +13,16 @@ from pathlib import Path
 import pytest
 
 from ovfuse.errors import DamagedError, SupersededError
-from ovfuse.serve.resident import ON_DEMAND, ResidentFiles, Wanted, files
+from ovfuse.serve.resident import (
+    ON_DEMAND,
+    ResidentFiles,
+    Wanted,
+    files,
+    memory_filesystem,
+)
 from ovfuse.serve.resident.budget import Budget
 from ovfuse.serve.resident.memory_filesystem import MemoryFilesystem
+from tests.support.sealed import Publisher, entry_of, opened, pattern, write_files
 from tests.support.waiting import wait_until
 
 MiB = 1 << 20
@@ -186,3 +194,40 @@ def test_without_leases_nothing_stays_for_ever(
     resident.release(NUMBER)
 
     wait_until(lambda: resident.usage() == (0, 0))
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_memory_that_ends_while_a_file_is_filled(
+    resident: ResidentFiles,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    workers: int,
+) -> None:
+    """No write may go where there is none: that would be SIGBUS, and end the mount."""
+    plain = write_files(tmp_path / "plain", {"f": pattern(7 * MiB)})
+    publisher = Publisher.make()
+    publisher.seal(plain, tmp_path / "sealed")
+    configure = memory_filesystem._configure
+
+    def configure_smaller(context: int, kind: int, key: bytes, value: bytes) -> None:
+        configure(context, kind, key, b"5M" if key == b"size" else value)
+
+    monkeypatch.setattr(memory_filesystem, "_configure", configure_smaller)
+    small = MemoryFilesystem()
+    monkeypatch.setattr(resident, "_filesystem", small)
+    errors: list[BaseException] = []
+    with opened(tmp_path / "sealed", publisher.identity) as sealing:
+        entry = entry_of(sealing, "f")
+
+        def fill(target: memoryview) -> None:
+            try:
+                sealing.read_file_into(entry, target, workers=workers, check_hash=False)
+            except MemoryError as error:
+                errors.append(error)
+                raise
+
+        asked = dataclasses.replace(wanted(fill), size=7 * MiB)
+        assert resident.open(asked) == ON_DEMAND
+    assert len(errors) == 1
+    found = os.fstatvfs(small._fd)
+    assert found.f_bfree == found.f_blocks
