@@ -184,6 +184,7 @@ def test_out_of_budget_is_on_demand(
         assert resident(mount) == (1, budget)
 
 
+@pytest.mark.usefixtures("possible")
 def test_descriptors_are_left_for_the_rest(
     publisher: Home, mountpoint: Path, scratch: Path
 ) -> None:
