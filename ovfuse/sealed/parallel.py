@@ -87,15 +87,15 @@ class _Run:
 
     def run(self, workers: int) -> None:
         threads = [threading.Thread(target=self._work) for _ in range(workers - 1)]
-        started = []
         try:
             for thread in threads:
                 thread.start()
-                started.append(thread)
         except RuntimeError:  # no more threads to be had: fewer then
             pass
+        except KeyboardInterrupt as error:
+            self._stop(-1, error)
         self._work()
-        for thread in started:
+        for thread in threads:
             self._join(thread)
         if self._errors:
             errors, self._errors = self._errors, []

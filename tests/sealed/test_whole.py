@@ -77,6 +77,31 @@ def test_first_error_ends_it_and_no_thread_is_left() -> None:
     assert len(done) < 10_000
 
 
+def test_ctrl_c_while_threads_are_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that run are waited for: they write into the caller's memory."""
+    at_work, go_on = threading.Event(), threading.Event()
+    done: list[int] = []
+    start = threading.Thread.start
+
+    def step(number: int) -> None:
+        at_work.set()
+        go_on.wait()
+        done.append(number)
+
+    def interrupt_second(thread: threading.Thread) -> None:
+        if at_work.is_set():
+            start(threading.Timer(0.1, go_on.set))
+            raise KeyboardInterrupt
+        start(thread)
+        at_work.wait()
+
+    monkeypatch.setattr(threading.Thread, "start", interrupt_second)
+    with pytest.raises(KeyboardInterrupt):
+        run_steps(10, lambda: step, 4)
+
+    assert done == [0]
+
+
 def test_error_keeps_no_memory() -> None:
     class Memory:
         pass
