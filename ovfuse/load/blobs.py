@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from msgspec import Meta
 
-from ovfuse.errors import DamagedError
+from ovfuse.errors import DamagedError, LoadError
 from ovfuse.load.tensors import allocate
 from ovfuse.sealed.canonical import Record, decode, encode
 from ovfuse.sealed.local_file import LocalFile, write_local_file
@@ -121,7 +121,10 @@ def _read(file: LocalFile, key: Secret) -> "openvino.Tensor":
         tensors.append(tensor)
         return memory
 
-    file.read_into(memory_of, key, BLOB_LABEL)
+    try:
+        file.read_into(memory_of, key, BLOB_LABEL)
+    except MemoryError:
+        raise LoadError(f"there is no memory for {file.size} bytes") from None
     return tensors[0]
 
 

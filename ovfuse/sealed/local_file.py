@@ -84,6 +84,7 @@ class LocalFile:
         Raises:
             DamagedError: made under another key or header, or not whole.
             CipherdirError: it cannot be read.
+            MemoryError: there is none behind what was allocated.
         """
         prefix = self._read(PREFIX_SIZE, self._start)
         context = _context(label, self.header)

@@ -13,7 +13,10 @@ import ovfuse
 from ovfuse import memory
 from ovfuse.errors import DamagedError, LoadError
 from ovfuse.load import tensors
+from ovfuse.load.blobs import Blob, BlobFacts
 from ovfuse.load.memory_files import MemoryFile, linked
+from ovfuse.sealed import local_file
+from ovfuse.secret import Secret
 from tests.support.mounting import Home, succeed
 from tests.support.sealed import pattern, write_files
 
@@ -243,6 +246,32 @@ def test_errors_leave_nothing_of_it(as_home: Home, tmp_path: Path) -> None:
         model._source.read_into("f", memoryview(buffer))
 
     assert not any(buffer)
+
+
+@pytest.mark.openvino
+def test_no_memory_for_a_compiled_blob(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def populate(_: memoryview) -> None:
+        raise MemoryError
+
+    facts = BlobFacts(
+        device="CPU",
+        format=1,
+        hardware="x",
+        name="name",
+        openvino="x",
+        payload_sha256="0" * 64,
+        seal_id="0" * 32,
+    )
+    with Secret.random(32) as key:
+        blob = Blob(facts=facts, key=key)
+        blob.write(tmp_path, memoryview(pattern(1000)))
+        assert bytes(blob.read(tmp_path).data) == pattern(1000)
+        monkeypatch.setattr(local_file, "populate", populate)
+
+        with pytest.raises(LoadError, match="no memory for 1000 bytes"):
+            blob.read(tmp_path)
 
 
 WITHOUT_MEMORY = """
