@@ -110,6 +110,34 @@ def test_damage_is_what_the_open_says(
     assert resident.open(wanted(fill_with_ones)) == BACKING
 
 
+def test_those_who_open_it_meanwhile_wait_and_fill_it_no_more(
+    resident: ResidentFiles,
+) -> None:
+    fills: list[int] = []
+    opened: list[int] = []
+
+    def fill(target: memoryview) -> None:
+        fills.append(len(target))
+        file = resident._files[NUMBER]
+        if len(fills) == 1:
+            for thread in threads:
+                thread.start()
+            wait_until(lambda: file.opens == 1 + len(threads))
+        assert opened == []
+
+    threads = [
+        threading.Thread(target=lambda: opened.append(resident.open(wanted(fill))))
+        for _ in range(4)
+    ]
+    assert resident.open(wanted(fill)) == BACKING
+    for thread in threads:
+        thread.join()
+
+    assert opened == [BACKING] * 4
+    assert fills == [MiB]
+    assert resident.usage() == (1, MiB)
+
+
 def test_those_who_waited_in_vain_have_it_open_on_demand_at_once(
     resident: ResidentFiles,
 ) -> None:
