@@ -15,7 +15,7 @@ PAGE_SIZE = 4096
 
 def touch(size: str) -> float:
     """Use and free so much memory: what the machine gave back is slow at first."""
-    memory = mmap.mmap(-1, int(size))
+    memory = mmap.mmap(-1, int(size), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory.madvise(mmap.MADV_HUGEPAGE)
     zeros = bytes(MiB)
     for start in range(0, int(size), MiB):

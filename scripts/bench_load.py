@@ -69,7 +69,6 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         places["mount"].mkdir()
         measured: dict[str, list[dict[str, float]]] = {name: [] for name in variants}
         for number in range(arguments.rounds + 1):
-            touch(TOUCHED_EACH_ROUND, environment)
             for name in variants:
                 one = measure(name, places, environment)
                 if number:  # the first round warms the page cache
@@ -117,9 +116,8 @@ def prepare(
     return {"plain": plain, "sealed": sealed, "guide": guide}
 
 
-# What a virtual machine gave back to its host is slow at first, huge pages above all.
-TOUCHED_EACH_ROUND = 12 * 1024 * MiB
-TOUCHED_EACH_TIME = 3 * 1024 * MiB
+# Before each; what a virtual machine gave back to its host is slow at first.
+TOUCHED = 3 * 1024 * MiB
 
 PLACES = ("plain", "sealed", "guide")
 
@@ -158,7 +156,7 @@ def measure(
 ) -> dict[str, float]:
     """Return seconds and MiB of one load and inference."""
     told = json.dumps({key: str(path) for key, path in places.items()})
-    touch(TOUCHED_EACH_TIME, environment)
+    touch(TOUCHED, environment)
     with mounted(places, environment) if "mount" in name else nullcontext():
         if name == "mount":
             child("measure", name, told, environment=environment)
