@@ -52,9 +52,7 @@ class MemoryFilesystem:
         Raises:
             OSError: the kernel refuses.
         """
-        fd = os.open(
-            ".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=self._fd
-        )
+        fd = os.open(".", _NEW_FILE, 0o600, dir_fd=self._fd)
         try:
             os.ftruncate(fd, size)
         except BaseException:
