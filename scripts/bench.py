@@ -161,7 +161,7 @@ def measure(bench: Bench, number: int, measured: dict[str, dict[str, Any]]) -> N
         for candidate in bench.candidates:
             found = MEASUREMENTS[name](bench, candidate)
             for key, value in found.items():
-                measured[candidate.name][key].append(round(value, 4))
+                measured[candidate.name][key].append(round(value, 6))
             told = ", ".join(f"{key} {value:.4g}" for key, value in found.items())
             say(f"round {number}: {candidate.name}: {told}")
 

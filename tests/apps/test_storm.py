@@ -87,12 +87,17 @@ def resident(mount: Mount) -> int:
 
 
 def removed(mount: Mount) -> int:
-    """Return how much of what is removed the daemon has open."""
+    """Return how much of what is removed the daemon has open.
+
+    Files in memory never had a name: they are `/#7 (deleted)`.
+    """
     links = []
     for descriptor in Path(f"/proc/{mount.pid}/fd").iterdir():
         with suppress(FileNotFoundError):
             links.append(f"{descriptor.readlink()}")
-    return sum(link.endswith(" (deleted)") for link in links)
+    return sum(
+        link.endswith(" (deleted)") and not link.startswith("/#") for link in links
+    )
 
 
 def shows(directory: Path, model: Resealed) -> bool:
