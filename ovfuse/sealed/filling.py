@@ -29,17 +29,21 @@ class Filling:
         prefix: its first 56 bytes.
         target: what to fill; after an error it is not to be used, see `wipe`. It may
             be smaller than the plaintext, of which the rest must be zeros.
+
+    Raises:
+        DamagedError: the message commits to another key.
     """
 
     def __init__(
         self, key: memoryview, context: bytes, prefix: bytes, target: memoryview
     ) -> None:
         self._decryptor = Cobblestone256Decryptor(key, context)
-        self._prefix = prefix
         self._target = target
         self._rest = target
-        self._touched = 0
-        self._started = False
+        try:
+            self._decryptor.update_into(prefix, bytearray())
+        except InvalidTag:
+            raise _damaged() from None
 
     def update(self, ciphertext: memoryview) -> None:
         """Decrypt the next step: full chunks, the final one behind them or not.
@@ -48,16 +52,11 @@ class Filling:
             DamagedError: a tag does not verify, or padding is not zeros.
         """
         try:
-            if not self._started:
-                self._decryptor.update_into(self._prefix, bytearray())
-                self._started = True
             # Each full chunk comes out at once, to the byte; the final one never is
             # full, and comes with `finalize`.
             size = len(ciphertext) // ENCRYPTED_CHUNK_SIZE * CHUNK_SIZE
             if size <= len(self._rest):
-                self._touched += size
-                self._decryptor.update_into(ciphertext, self._rest[:size])
-                self._rest = self._rest[size:]
+                self._decryptor.update_into(ciphertext, self._take(size))
             else:
                 self._release(self._decryptor.update(ciphertext))
         except InvalidTag:
@@ -81,16 +80,20 @@ class Filling:
 
         No more: where there is no memory, a write would end the process.
         """
-        wipe(self._target[: self._touched])
+        wipe(self._target[: len(self._target) - len(self._rest)])
+
+    def _take(self, size: int) -> memoryview:
+        """Return the next part of the buffer, which counts as written from now on."""
+        part, self._rest = self._rest[:size], self._rest[size:]
+        return part
 
     def _release(self, plaintext: bytes) -> None:
         """Copy what belongs into the buffer; all behind it is padding."""
         size = min(len(plaintext), len(self._rest))
-        self._touched += size
+        part = self._take(size)
         if plaintext.count(0, size) != len(plaintext) - size:
             raise DamagedError("a file's padding is not zeros")
-        self._rest[:size] = memoryview(plaintext)[:size]
-        self._rest = self._rest[size:]
+        part[:] = memoryview(plaintext)[:size]
 
 
 def _damaged() -> DamagedError:

@@ -96,7 +96,8 @@ class LocalFile:
         try:
             run_in_order(
                 self.size // STEP_SIZE + 1,
-                lambda: _Worker(self._fd, first, filling, target),
+                lambda: _StepReader(self._fd, first, target),
+                filling.update,
                 usable_cpus(),
             )
             filling.finish()
@@ -118,31 +119,24 @@ class LocalFile:
         return beneath.read_exactly(self._fd, size, offset, _WHAT)
 
 
-class _Worker:
-    """Reads and decrypts steps of a message, in private memory of its own."""
+class _StepReader:
+    """Reads steps into one thread's private memory, which is valid until the next."""
 
-    def __init__(
-        self, fd: int, first: int, filling: Filling, target: memoryview
-    ) -> None:
+    def __init__(self, fd: int, first: int, target: memoryview) -> None:
         self._fd = fd
         self._first = first
-        self._filling = filling
         self._target = target
         self._ciphertext = memoryview(bytearray(_CIPHERTEXT_SIZE))
-        self._step = self._ciphertext[:0]
 
-    def prepare(self, number: int) -> None:
-        """Read one step: full chunks, or what is left with the final."""
+    def __call__(self, number: int) -> memoryview:
+        """Return one step: full chunks, or what is left with the final."""
         target = self._target[number * STEP_SIZE : (number + 1) * STEP_SIZE]
         is_last = len(target) < STEP_SIZE
         count = len(target) // CHUNK_SIZE + is_last
-        self._step = self._ciphertext[: len(target) + count * TAG_SIZE]
-        read_fully(self._fd, self._step, self._first + number * _CIPHERTEXT_SIZE)
+        step = self._ciphertext[: len(target) + count * TAG_SIZE]
+        read_fully(self._fd, step, self._first + number * _CIPHERTEXT_SIZE)
         populate(target)
-
-    def finish(self, number: int) -> None:  # noqa: ARG002 - they come in order
-        """Decrypt the step that was prepared."""
-        self._filling.update(self._step)
+        return step
 
 
 def write_local_file(  # noqa: PLR0913 - four facts of the file, its place and content

@@ -6,27 +6,14 @@ The caller's thread works too, so that one worker needs no thread at all.
 import os
 import threading
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final, TypeVar
 
-__all__ = ["InOrder", "run_in_order", "run_steps", "usable_cpus"]
+__all__ = ["run_in_order", "run_steps", "usable_cpus"]
 
 _WORKERS_MAX: Final = 8  # beyond, the interpreter's own share of the work decides
 
 Step = Callable[[int], None]
-
-
-class InOrder(Protocol):
-    """Steps of which one half may run beside others, and the other must wait.
-
-    A decryptor that streams takes its input in order; reading and checking that input
-    can be done for several steps at once.
-    """
-
-    def prepare(self, number: int) -> None:
-        """Do what needs no other step."""
-
-    def finish(self, number: int) -> None:
-        """Do the rest, after that of the step before and before that of the next."""
+Prepared = TypeVar("Prepared")
 
 
 def usable_cpus() -> int:
@@ -48,12 +35,23 @@ def run_steps(count: int, make_step: Callable[[], Step], workers: int) -> None:
     _Run(count, lambda _: make_step()).run(min(workers, count))
 
 
-def run_in_order(count: int, make: Callable[[], InOrder], workers: int) -> None:
+def run_in_order(
+    count: int,
+    make_prepare: Callable[[], Callable[[int], Prepared]],
+    finish: Callable[[Prepared], None],
+    workers: int,
+) -> None:
     """Prepare the steps below `count` on several threads, and finish them in order.
+
+    A decryptor that streams takes its input in order; reading and checking that input
+    can be done for several steps at once.
 
     Args:
         count: of the steps.
-        make: called once per worker, for what a worker has of its own.
+        make_prepare: called once per worker; what it gives does what needs no other
+            step, and returns what is left to finish.
+        finish: does the rest, in the thread that prepared it, after that of the step
+            before.
         workers: threads at most, the caller's included.
 
     Raises:
@@ -61,12 +59,12 @@ def run_in_order(count: int, make: Callable[[], InOrder], workers: int) -> None:
     """
 
     def make_step(run: _Run) -> Step:
-        worker = make()
+        prepare = make_prepare()
 
         def step(number: int) -> None:
-            worker.prepare(number)
+            prepared = prepare(number)
             if run.wait_for(number):
-                worker.finish(number)
+                finish(prepared)
                 run.finished(number)
 
         return step

@@ -1,6 +1,6 @@
 """A whole file into memory that the caller has, by several threads at once.
 
-Used by the loader. Steps of 16 blocks are read into private memory and checked against
+Used by the loader. Steps of 32 blocks are read into private memory and checked against
 the block list beside each other, then decrypted in order, straight into the caller's
 memory. The signature covers all of it through the block list; padding is checked as
 well, and SHA-256 where the caller wants it.
@@ -29,7 +29,7 @@ __all__ = ["read_whole"]
 _BLOCKS_PER_STEP: Final = CHUNKS_PER_STEP // CHUNKS_PER_BLOCK
 
 
-def read_whole(  # noqa: PLR0913 - eight facts of one read
+def read_whole(  # noqa: PLR0913 - nine facts of one read
     fd: int,
     entry: FileEntry,
     *,
@@ -56,12 +56,12 @@ def read_whole(  # noqa: PLR0913 - eight facts of one read
         raise ValueError("the buffer has another size than the file")
     filling = Filling(model_key, context, prefix, target)
 
-    def make_worker() -> _Worker:
-        return _Worker(fd, entry.padded_size, blocks, filling, target)
+    def make_reader() -> _StepReader:
+        return _StepReader(fd, entry.padded_size, blocks, target)
 
     count = -(-block_count(entry.padded_size) // _BLOCKS_PER_STEP)
     try:
-        run_in_order(count, make_worker, workers)
+        run_in_order(count, make_reader, filling.update, workers)
         filling.finish()
         if check_hash and hashlib.sha256(target).hexdigest() != entry.plaintext_sha256:
             raise DamagedError("a file is not what its publisher hashed")
@@ -70,38 +70,32 @@ def read_whole(  # noqa: PLR0913 - eight facts of one read
         raise
 
 
-class _Worker:
-    """One thread's private memory, and the steps that it does."""
+class _StepReader:
+    """Reads steps into one thread's private memory, which is valid until the next."""
 
     def __init__(
         self,
         fd: int,
         padded_size: int,
         blocks: BlockList,
-        filling: Filling,
         target: memoryview,
     ) -> None:
         self._fd = fd
         self._padded_size = padded_size
         self._blocks = blocks
-        self._filling = filling
         self._target = target
         self._ciphertext = memoryview(bytearray(BLOCK_SIZE * _BLOCKS_PER_STEP))
-        self._step = self._ciphertext[:0]
 
-    def prepare(self, number: int) -> None:
-        """Read and check the blocks of one step, while its memory is made ready."""
+    def __call__(self, number: int) -> memoryview:
+        """Return the ciphertext of one step, checked; make its memory ready."""
         first = number * _BLOCKS_PER_STEP
         last = min(first + _BLOCKS_PER_STEP, block_count(self._padded_size)) - 1
         size = (last - first) * BLOCK_SIZE + block_size(last, self._padded_size)
-        self._step = self._ciphertext[:size]
-        read_fully(self._fd, self._step, block_offset(first))
+        step = self._ciphertext[:size]
+        read_fully(self._fd, step, block_offset(first))
         for block_number in range(first, last + 1):
             start = (block_number - first) * BLOCK_SIZE
-            block = self._step[start : start + BLOCK_SIZE]
+            block = step[start : start + BLOCK_SIZE]
             self._blocks.check(block_number, block)
         populate(self._target[number * STEP_SIZE : (number + 1) * STEP_SIZE])
-
-    def finish(self, number: int) -> None:  # noqa: ARG002 - they come in order
-        """Decrypt the step that was prepared."""
-        self._filling.update(self._step)
+        return step

@@ -134,9 +134,10 @@ class Recorder:
         self._fails = fails
         self._prepared = -1
 
-    def prepare(self, number: int) -> None:
+    def prepare(self, number: int) -> tuple["Recorder", int]:
         self._note("prepare", number)
         self._prepared = number
+        return self, number
 
     def finish(self, number: int) -> None:
         assert self._prepared == number
@@ -148,11 +149,16 @@ class Recorder:
         self._log.append((half, number))
 
 
+def finish(prepared: tuple[Recorder, int]) -> None:
+    recorder, number = prepared
+    recorder.finish(number)
+
+
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_steps_are_finished_in_order_by_whom_they_were_prepared(workers: int) -> None:
     log: list[tuple[str, int]] = []
 
-    run_in_order(200, lambda: Recorder(log, ("", 0)), workers)
+    run_in_order(200, lambda: Recorder(log, ("", 0)).prepare, finish, workers)
 
     assert [n for half, n in log if half == "finish"] == list(range(200))
     assert sorted(n for half, n in log if half == "prepare") == list(range(200))
@@ -165,7 +171,7 @@ def test_nobody_waits_for_a_step_that_failed(workers: int, half: str) -> None:
     before = threading.active_count()
 
     with pytest.raises(DamagedError, match=f"{half} 50"):
-        run_in_order(200, lambda: Recorder(log, (half, 50)), workers)
+        run_in_order(200, lambda: Recorder(log, (half, 50)).prepare, finish, workers)
 
     assert threading.active_count() == before
     finished = [number for which, number in log if which == "finish"]
