@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from msgspec import Meta
 
-from ovfuse.errors import DamagedError, LoadError
+from ovfuse.errors import DamagedError
+from ovfuse.load.source import no_memory
 from ovfuse.load.tensors import allocate
 from ovfuse.sealed.canonical import Record, decode, encode
 from ovfuse.sealed.local_file import LocalFile, write_local_file
@@ -124,7 +125,7 @@ def _read(file: LocalFile, key: Secret) -> "openvino.Tensor":
     try:
         file.read_into(memory_of, key, BLOB_LABEL)
     except MemoryError:
-        raise LoadError(f"there is no memory for {file.size} bytes") from None
+        raise no_memory(file.size) from None
     return tensors[0]
 
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Self
 
-from ovfuse.errors import LoadError
+from ovfuse.load.source import no_memory
 
 __all__ = ["Fill", "MemoryFile", "linked"]
 
@@ -107,7 +107,7 @@ def _write(fd: int, size: int, fill: Fill) -> None:
     try:
         os.posix_fallocate(fd, 0, size)  # or running out of memory would be a SIGBUS
     except OSError:
-        raise LoadError(f"there is no memory for {size} bytes") from None
+        raise no_memory(size) from None
     memory = mmap.mmap(fd, size)
     memory.madvise(mmap.MADV_DONTDUMP)
     fill(memoryview(memory))

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from ovfuse.errors import LoadError
 from ovfuse.keys.unlocker import Unlocked
 from ovfuse.load.files import PositionalFile
-from ovfuse.load.source import SealingFacts, check_path, closed
+from ovfuse.load.source import SealingFacts, check_path, closed, no_memory
 from ovfuse.sealed.parallel import usable_cpus
 from ovfuse.sealed.reader import ScratchPool
 from ovfuse.secret import Secret
@@ -62,8 +61,7 @@ class SealedSource:
                 check_hash=len(buffer) <= _HASHED_MAX_SIZE,
             )
         except MemoryError:
-            size = len(buffer)
-            raise LoadError(f"there is no memory for {size} bytes") from None
+            raise no_memory(len(buffer)) from None
 
     def open(self, path: str) -> io.RawIOBase:
         """Open a file; closing the source closes it."""

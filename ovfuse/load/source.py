@@ -100,6 +100,11 @@ def closed() -> LoadError:
     return LoadError("the model is closed")
 
 
+def no_memory(size: int) -> LoadError:
+    """Return the error for `size` bytes that cannot be had."""
+    return LoadError(f"there is no memory for {size} bytes")
+
+
 def _similar(files: Mapping[str, int], path: str) -> str:
     """Name files of the same ending or the same name, or the first ones."""
     name = path.rpartition("/")[2]

@@ -9,8 +9,7 @@ import ctypes
 import mmap
 from typing import TYPE_CHECKING
 
-from ovfuse.errors import LoadError
-from ovfuse.load.source import Source, check_path
+from ovfuse.load.source import Source, check_path, no_memory
 from ovfuse.memory import protect
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ def read_buffer(source: Source, path: str) -> memoryview:
     try:
         memory = memoryview(mmap.mmap(-1, max(size, 1)))[:size]
     except (OSError, ValueError):
-        raise LoadError(f"there is no memory for {size} bytes") from None
+        raise no_memory(size) from None
     if size:
         protect(ctypes.addressof(ctypes.c_char.from_buffer(memory)), size)
     source.read_into(path, memory)
@@ -62,6 +61,6 @@ def allocate(size: int) -> "tuple[openvino.Tensor, memoryview]":
     try:
         tensor = openvino.Tensor(openvino.Type.u8, [size])
     except (RuntimeError, MemoryError):
-        raise LoadError(f"there is no memory for {size} bytes") from None
+        raise no_memory(size) from None
     protect(tensor.data.ctypes.data, size)
     return tensor, memoryview(tensor.data)
