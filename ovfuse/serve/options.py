@@ -91,22 +91,16 @@ def _path(word: str, value: str) -> Path:
     return Path(_text(word, value)).absolute()
 
 
-def _engine(word: str, value: str) -> str:
-    if value not in ENGINES:
-        raise UsageError(
-            f"-o {word}={quoted(value)} is not known",
-            hint=f"one of: {', '.join(ENGINES)}",
-        )
-    return value
+def _one_of(known: tuple[str, ...]) -> Callable[[str, str], str]:
+    def choice(word: str, value: str) -> str:
+        if value not in known:
+            raise UsageError(
+                f"-o {word}={quoted(value)} is not known",
+                hint=f"one of: {', '.join(known)}",
+            )
+        return value
 
-
-def _resident(word: str, value: str) -> str:
-    if value not in CHOICES:
-        raise UsageError(
-            f"-o {word}={quoted(value)} is not known",
-            hint=f"one of: {', '.join(CHOICES)}",
-        )
-    return value
+    return choice
 
 
 def _size(word: str, value: str) -> int:
@@ -134,8 +128,8 @@ _VALUES: Final[dict[str, Callable[[str, str], object]]] = {
     "gid": _identifier,
     "umask": _mode_bits,
     "model": _text,
-    "engine": _engine,
-    "resident": _resident,
+    "engine": _one_of(ENGINES),
+    "resident": _one_of(CHOICES),
     "resident_max": _size,
     "resident_user_max": _size,
     "log": _path,
