@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ovfuse.serve.resident.memory_filesystem import MemoryFilesystem
 from tests.serve.mounter import NOBODY, ROOT, Mounter
 from tests.support.mounting import ENGINES
 
@@ -90,3 +91,13 @@ def users_python(users_environment: dict[str, str]) -> str:
             continue
         return python
     pytest.skip("no interpreter here that an ordinary user can run")
+
+
+@pytest.fixture
+def filesystem() -> Iterator[MemoryFilesystem]:
+    """Where files in memory are; in no table of mounts."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can make one")
+    made = MemoryFilesystem()
+    yield made
+    made.close()

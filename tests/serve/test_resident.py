@@ -3,7 +3,6 @@
 import ctypes
 import os
 import resource
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,15 +15,6 @@ from tests.support.sealed import write_files
 
 MOVE_MOUNT, F_EMPTY_PATH, AT_FDCWD, DETACH = 429, 4, -100, 2
 MiB = 1 << 20
-
-
-@pytest.fixture
-def filesystem() -> Iterator[MemoryFilesystem]:
-    if os.geteuid() != 0:
-        pytest.skip("only root can make one")
-    made = MemoryFilesystem()
-    yield made
-    made.close()
 
 
 def test_it_never_swaps_and_is_nobody_elses(

@@ -35,15 +35,6 @@ def budget() -> Budget:
 
 
 @pytest.fixture
-def filesystem() -> Iterator[MemoryFilesystem]:
-    if os.geteuid() != 0:
-        pytest.skip("only root can make one")
-    made = MemoryFilesystem()
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def resident(
     budget: Budget, filesystem: MemoryFilesystem, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[ResidentFiles]:
