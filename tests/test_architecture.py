@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "ovfuse"
 
 # In the order in which data flows; serve and load never import each other.
 LAYERS = (
-    {"errors", "memory", "mountinfo", "quote", "secret"},
+    {"errors", "keeping", "memory", "mountinfo", "quote", "secret"},
     {"sealed"},
     {"keys"},
     {"view"},

@@ -1,5 +1,6 @@
 """`ovfuse mount`: parse, find the keys, hand over to the lifecycle of a mount."""
 
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -16,13 +17,16 @@ from ovfuse.cli.parameters import (
 )
 from ovfuse.cli.passphrase import Prompt
 from ovfuse.cli.terminal import log_to_stderr, warning
-from ovfuse.errors import LoadError
+from ovfuse.errors import LoadError, OvfuseError
 
 if TYPE_CHECKING:
+    from ovfuse.keeping import Keeping
     from ovfuse.serve.options import MountOptions as ParsedOptions
     from ovfuse.view.contract import View
 
 __all__ = ["mount"]
+
+_log = logging.getLogger(__name__)
 
 
 def mount(
@@ -71,24 +75,37 @@ def _view_opener(
     identities: list[Path],
     verify_keys: list[Path],
     options: "ParsedOptions",
-) -> "Callable[[], View]":
+) -> "Callable[[Keeping], View]":
     """Return what opens the view, in the process that will serve it."""
 
-    def open_it() -> "View":
+    def open_it(keeping: "Keeping") -> "View":
         from ovfuse.keys import Unlocker
         from ovfuse.view import open_view
 
         prompt = Prompt()
-        unlocker = Unlocker.find(
-            identities,
-            verify_keys,
-            allow_untrusted=options.allow_untrusted,
-            allow_rollback=options.allow_rollback,
-            ask=prompt,
+        try:
+            unlocker = Unlocker.find(
+                identities,
+                verify_keys,
+                allow_untrusted=options.allow_untrusted,
+                allow_rollback=options.allow_rollback,
+                ask=None if keeping.is_successor else prompt,
+            )
+        except OvfuseError as error:
+            if not keeping.is_successor:
+                raise
+            _log.warning("only what is open goes on: %s", error.message)
+            unlocker = Unlocker.without_keys()
+        view = open_view(
+            cipherdir,
+            unlocker,
+            strict=options.strict,
+            name=options.model,
+            keeping=keeping,
         )
-        view = open_view(cipherdir, unlocker, strict=options.strict, name=options.model)
         prompt.close()  # what is unlocked from now on must open by itself
-        _warn_of_same_disk(unlocker.found.files, cipherdir)
+        if not keeping.is_successor:
+            _warn_of_same_disk(unlocker.found.files, cipherdir)
         return view
 
     return open_it

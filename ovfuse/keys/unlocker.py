@@ -81,6 +81,12 @@ class Unlocker:
             ask=ask,
         )
 
+    @classmethod
+    def without_keys(cls) -> Self:
+        """Return one that opens nothing and trusts nobody."""
+        found = FoundIdentities([])
+        return cls(found=found, trusted=frozenset(), history=History())
+
     def unlock(  # noqa: PLR0913 - what is opened, and four ways to be strict
         self,
         model: SealedModel,

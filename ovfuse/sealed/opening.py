@@ -27,7 +27,7 @@ from ovfuse.sealed.offsets import PREFIX_SIZE
 from ovfuse.sealed.pointer import parse_pointer
 from ovfuse.sealed.primitives import manifest_context, opens
 from ovfuse.sealed.reader import ScratchPool
-from ovfuse.sealed.sealing import Sealing
+from ovfuse.sealed.sealing import Sealing, SealingFiles
 from ovfuse.sealed.wrapping import (
     Identity,
     is_for_passphrase,
@@ -37,7 +37,7 @@ from ovfuse.sealed.wrapping import (
 )
 from ovfuse.secret import Secret
 
-__all__ = ["LockedSealing", "SealedModel"]
+__all__ = ["LockedSealing", "SealedModel", "inherit_sealing"]
 
 _log = logging.getLogger(__name__)
 
@@ -245,7 +245,8 @@ class LockedSealing:
         if model_key is None:
             raise NoUsableKeyError("no identity opens it")
         try:
-            return Sealing(self._open_manifest(model_key), self._fd, model_key, pool)
+            manifest = _open_manifest(self.envelope, model_key)
+            return Sealing.in_directory(manifest, self._fd, model_key, pool)
         except BaseException:
             model_key.wipe()
             raise
@@ -291,15 +292,44 @@ class LockedSealing:
             _log.warning("skipped a key file with the key of another sealing")
         return None
 
-    def _open_manifest(self, model_key: Secret) -> Manifest:
-        context = manifest_context(self.envelope.clear_facts)
-        decryptor = Cobblestone256Decryptor(model_key.view, context)
-        try:
-            data = decryptor.update(self.envelope.manifest_message)
-            data += decryptor.finalize()
-        except InvalidTag:
-            raise DamagedError("the manifest is corrupted or tampered with") from None
-        return parse_manifest(data, self.envelope.facts)
+
+def inherit_sealing(
+    seal_id: str,
+    payload_sha256: str,
+    files: SealingFiles,
+    model_key: Secret,
+    pool: ScratchPool,
+) -> tuple[Envelope, Sealing]:
+    """Open a sealing that another process had unlocked, which was killed.
+
+    Args:
+        seal_id: of it.
+        payload_sha256: of the envelope that was verified.
+        files: of its directory; owned by the result or, if this fails, by the caller.
+        model_key: likewise.
+        pool: for the readers of its files.
+
+    Raises:
+        DamagedError, CipherdirError: it is not the same any more.
+    """
+    size = min(os.fstat(files.envelope).st_size, layout.ENVELOPE_MAX_SIZE)
+    data = beneath.read_exactly(files.envelope, size, 0, "envelope")
+    envelope = parse_envelope(data, seal_id)
+    if envelope.payload_sha256 != payload_sha256:
+        raise DamagedError("the envelope is another one than was verified")
+    manifest = _open_manifest(envelope, model_key)
+    return envelope, Sealing(manifest, files, model_key, pool)
+
+
+def _open_manifest(envelope: Envelope, model_key: Secret) -> Manifest:
+    context = manifest_context(envelope.clear_facts)
+    decryptor = Cobblestone256Decryptor(model_key.view, context)
+    try:
+        data = decryptor.update(envelope.manifest_message)
+        data += decryptor.finalize()
+    except InvalidTag:
+        raise DamagedError("the manifest is corrupted or tampered with") from None
+    return parse_manifest(data, envelope.facts)
 
 
 def _key_file_names(keys_fd: int) -> list[str]:

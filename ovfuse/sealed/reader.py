@@ -92,6 +92,11 @@ class ObjectReader:
         self._chunks = chunks
         self._pool = pool
 
+    @property
+    def fd(self) -> int:
+        """The object's descriptor."""
+        return self._fd
+
     def read_into(self, offset: int, buffer: memoryview) -> int:
         """Fill `buffer` (bytes, writable) from `offset`; return how many came.
 

@@ -6,7 +6,7 @@ only its owner closes it.
 
 import os
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Final, NamedTuple, Self
 
 from ovfuse.errors import DamagedError
 from ovfuse.sealed import beneath, layout
@@ -19,42 +19,88 @@ from ovfuse.sealed.stream import plaintext_pieces
 from ovfuse.sealed.whole import read_whole
 from ovfuse.secret import Secret
 
-__all__ = ["Sealing"]
+__all__ = ["Sealing", "SealingFiles"]
+
+
+class SealingFiles(NamedTuple):
+    """Descriptors of a sealing's directory: they outlive its removal from the disk."""
+
+    envelope: int
+    blocks: int
+    objects: int
+
+    def close(self) -> None:
+        """Close all of them."""
+        for fd in self:
+            os.close(fd)
 
 
 class Sealing:
     """An unlocked sealing: its manifest, and its files by manifest entry.
 
-    Owns the model key and two descriptors, so that its files can be opened as
+    Owns the model key and three descriptors, so that its files can be opened as
     long as they exist, wherever the directory is by then.
 
-    Raises:
-        DamagedError, CipherdirError: `blocks` or `objects` is not as it must be.
+    Args:
+        manifest: decrypted and checked.
+        files: of the same sealing.
+        model_key: the key.
+        pool: for the readers of its files.
     """
 
     def __init__(
         self,
         manifest: Manifest,
-        directory_fd: int,
+        files: SealingFiles,
         model_key: Secret,
         pool: ScratchPool,
     ) -> None:
         self.manifest: Final = manifest
+        self._files: SealingFiles | None = files
         self._model_key = model_key
         self._pool = pool
         self._list_offsets = _list_offsets(manifest)
-        self._blocks_fd, size = beneath.open_regular(
-            layout.BLOCKS_NAME, directory_fd, "file of block lists"
-        )
+
+    @classmethod
+    def in_directory(
+        cls,
+        manifest: Manifest,
+        directory_fd: int,
+        model_key: Secret,
+        pool: ScratchPool,
+    ) -> Self:
+        """Open the files in a sealing's directory.
+
+        Raises:
+            DamagedError, CipherdirError: one is not as it must be.
+        """
+        fds: list[int] = []
         try:
+            name, what = layout.ENVELOPE_NAME, "envelope"
+            fds.append(beneath.open_regular(name, directory_fd, what)[0])
+            name, what = layout.BLOCKS_NAME, "file of block lists"
+            fd, size = beneath.open_regular(name, directory_fd, what)
+            fds.append(fd)
             if size != manifest.blocks_size:
                 raise DamagedError("the file of block lists has a wrong size")
-            self._objects_fd = beneath.open_directory(
-                layout.OBJECTS_NAME, directory_fd, "directory objects"
-            )
+            name, what = layout.OBJECTS_NAME, "directory objects"
+            fds.append(beneath.open_directory(name, directory_fd, what))
         except BaseException:
-            os.close(self._blocks_fd)
+            for fd in fds:
+                os.close(fd)
             raise
+        return cls(manifest, SealingFiles(*fds), model_key, pool)
+
+    @property
+    def files(self) -> SealingFiles:
+        """The descriptors; closed by `close`.
+
+        Raises:
+            ValueError: it is closed.
+        """
+        if self._files is None:
+            raise ValueError("the sealing is closed")
+        return self._files
 
     @property
     def model_key(self) -> Secret:
@@ -68,7 +114,20 @@ class Sealing:
             DamagedError: object or list are missing, or not what was signed.
             CipherdirError: they cannot be read.
         """
-        fd, prefix, blocks = self._open_object(entry)
+        return self._reader(entry, *self._open_object(entry))
+
+    def reopen_file(self, entry: FileEntry, fd: int) -> ObjectReader:
+        """Open a file whose object is open already, as `fd`, which is owned.
+
+        Raises:
+            DamagedError, CipherdirError: as `open_file`.
+        """
+        size = os.fstat(fd).st_size
+        return self._reader(entry, *self._check_object(entry, fd, size))
+
+    def _reader(
+        self, entry: FileEntry, fd: int, prefix: bytes, blocks: BlockList
+    ) -> ObjectReader:
         try:
             chunks = self._chunks(entry, prefix)
         except BaseException:
@@ -147,8 +206,10 @@ class Sealing:
     @property
     def is_on_disk(self) -> bool:
         """Whether its directory of objects was not removed."""
+        if self._files is None:
+            return False
         try:
-            return os.fstat(self._objects_fd).st_nlink > 0
+            return os.fstat(self._files.objects).st_nlink > 0
         except OSError:  # removed by another machine, on a network filesystem
             return False
 
@@ -166,23 +227,28 @@ class Sealing:
     def close(self) -> None:
         """Wipe the key and close the descriptors; open files go on."""
         self._model_key.wipe()
-        for fd in (self._blocks_fd, self._objects_fd):
-            if fd >= 0:
-                os.close(fd)
-        self._blocks_fd = self._objects_fd = -1
+        files, self._files = self._files, None
+        if files is not None:
+            files.close()
 
     def _chunks(self, entry: FileEntry, prefix: bytes) -> ChunkDecryptor:
         context = object_context(self.manifest.facts.seal_id, entry.object_id)
         return ChunkDecryptor(self._model_key.view, prefix, context)
 
     def _open_object(self, entry: FileEntry) -> tuple[int, bytes, BlockList]:
-        fd, size = beneath.open_regular(entry.object_id, self._objects_fd, "object")
+        fd, size = beneath.open_regular(entry.object_id, self.files.objects, "object")
+        return self._check_object(entry, fd, size)
+
+    def _check_object(
+        self, entry: FileEntry, fd: int, size: int
+    ) -> tuple[int, bytes, BlockList]:
+        """Return the object with its prefix and its list; closed if it is no good."""
         try:
             if size != message_size(entry.padded_size):
                 raise DamagedError("an object has a wrong size")
             prefix = beneath.read_exactly(fd, PREFIX_SIZE, 0, "object")
             entries = beneath.read_exactly(
-                self._blocks_fd,
+                self.files.blocks,
                 block_list_size(entry.padded_size),
                 self._list_offsets[entry.object_id],
                 "file of block lists",

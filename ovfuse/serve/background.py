@@ -17,7 +17,7 @@ from typing import Any, Final, NoReturn, Protocol
 from ovfuse import errors
 from ovfuse.errors import MountFailedError, OvfuseError, describe
 
-__all__ = ["Launch", "run_in_background"]
+__all__ = ["Launch", "describe_error", "error_of", "run_in_background"]
 
 _READY: Final = b"ready\n"
 _HEARD: Final = b"heard\n"
@@ -29,6 +29,9 @@ class Launch(Protocol):
 
     def detach(self) -> None:
         """All is asked that may need the terminal."""
+
+    def settle(self) -> None:
+        """Let go of the terminal: nothing is printed there any more."""
 
     def ready(self) -> bool:
         """The mount answers. False: nobody waits any more, so stop."""
@@ -46,12 +49,14 @@ class _ChildLaunch:
     def detach(self) -> None:
         os.setsid()
 
-    def ready(self) -> bool:
-        # First let go of the caller's terminal and pipes: a caller that reads
-        # our output to its end must not wait for as long as the mount lives.
+    def settle(self) -> None:
+        # Of the caller's terminal and pipes: a caller that reads our output to its
+        # end must not wait for as long as the mount lives.
         _forget_terminal()
         os.chdir("/")
         os.umask(0o077)
+
+    def ready(self) -> bool:
         try:
             self._parent.sendall(_READY)
             heard = self._parent.recv(len(_HEARD)) == _HEARD
@@ -92,7 +97,7 @@ def run_in_background(serve: Callable[[Launch], None]) -> bool:
     os.waitpid(pid, 0)
     if not record:
         return False
-    raise _error_of(record)
+    raise error_of(json.loads(record))
 
 
 def _run_child(serve: Callable[[Launch], None], parent: socket.socket) -> NoReturn:
@@ -122,13 +127,17 @@ def _forget_terminal() -> None:
 
 
 def _send_error(parent: socket.socket, error: OvfuseError) -> None:
-    record = {
+    with suppress(OSError):  # after `ready`, nobody listens
+        parent.sendall(json.dumps(describe_error(error)).encode("ascii") + b"\n")
+
+
+def describe_error(error: OvfuseError) -> dict[str, Any]:
+    """Return what `error_of` needs in another process."""
+    return {
         "error": type(error).__name__,
         "message": error.message,
         "hint": error.hint,
     }
-    with suppress(OSError):  # after `ready`, nobody listens
-        parent.sendall(json.dumps(record).encode("ascii") + b"\n")
 
 
 def _receive(child: socket.socket) -> bytes:
@@ -145,9 +154,8 @@ def _receive(child: socket.socket) -> bytes:
     return bytes(record)
 
 
-def _error_of(record: bytes) -> OvfuseError:
-    """Return the error that the child described, of its class."""
-    fields: dict[str, Any] = json.loads(record)
+def error_of(fields: dict[str, Any]) -> OvfuseError:
+    """Return the error that another process described, of its class."""
     kind = getattr(errors, fields["error"], MountFailedError)
     error: OvfuseError = kind(fields["message"], hint=fields["hint"])
     return error

@@ -5,10 +5,12 @@ is called once, `stop` by another thread, at any time.
 """
 
 import os
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from ovfuse.keeping import Keeping, NothingKept
 from ovfuse.serve.resident.usage import Usage
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ class Setup:
         options: what the user asked for.
         failures: told of everything that goes wrong.
         usage: told of what is in memory for the kernel to serve.
+        keeping: told of what a successor needs.
+        goes_on: set by the engine of a successor when it serves.
     """
 
     view: "View"
@@ -38,6 +42,8 @@ class Setup:
     options: "MountOptions"
     failures: "Failures"
     usage: Usage = field(default_factory=Usage)
+    keeping: Keeping = field(default_factory=NothingKept)
+    goes_on: threading.Event = field(default_factory=threading.Event)
 
 
 class Engine(Protocol):

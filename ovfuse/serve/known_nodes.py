@@ -1,7 +1,7 @@
 """The nodes that the kernel knows by number, for as long as it does.
 
-Used by the operations. Threading: one lock; entries are immutable but for their count.
-The view is told which nodes are known, so that it can close what is not.
+Used by the kernel engine. Threading: one lock; entries are immutable but for their
+count. The view is told which nodes are known, so that it can close what is not.
 """
 
 import threading
@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from ovfuse.errors import SupersededError
-from ovfuse.serve.kernel.wire import ROOT_ID
+from ovfuse.serve.survival.ledger import Counts
 from ovfuse.view.contract import Change
 
 if TYPE_CHECKING:
     from ovfuse.view.contract import Node, View
 
-__all__ = ["Known", "NodeTable"]
+__all__ = ["ROOT_ID", "Known", "NodeTable"]
+
+ROOT_ID: Final = 1
+"""FUSE_ROOT_ID: nobody looks it up."""
 
 
 @dataclass(slots=True)
@@ -40,10 +43,12 @@ class NodeTable:
 
     Args:
         view: whose nodes they are; nobody looks up or forgets its root.
+        counts: of lookups, for a successor.
     """
 
-    def __init__(self, view: "View") -> None:
+    def __init__(self, view: "View", counts: Counts) -> None:
         self._view: Final = view
+        self._counts: Final = counts
         self._known: Final[dict[int, Known]] = {}
         self._lock = threading.Lock()
 
@@ -71,6 +76,7 @@ class NodeTable:
                 known = Known(node, parent.node.number, path, lookups)
                 self._known[node.number] = known
             known.lookups += 1
+            self._counts[node.number] = known.lookups
         if before is not None and before is not known:
             self._view.release(before.node)
 
@@ -81,10 +87,29 @@ class NodeTable:
             if known is None:
                 return
             known.lookups -= lookups
+            self._counts[number] = max(known.lookups, 0)
             if known.lookups > 0:
                 return
             del self._known[number]
         self._view.release(known.node)
+
+    def restore(self) -> None:
+        """Know what a predecessor told, as far as it still is there."""
+        unknown = dict(self._counts)
+        for parent, path, node in self._view.every_node() if unknown else ():
+            lookups = unknown.pop(node.number, 0)
+            if lookups:
+                self._view.retain(node)
+                self._known[node.number] = Known(node, parent, path, lookups)
+        for number in unknown:
+            self._counts[number] = 0
+
+    def parent_of(self, known: Known) -> "Node":
+        """Return the directory that a node was found in, or one in its stead."""
+        parent = self._known.get(known.parent)
+        if parent is None:
+            return self._view.root if known.parent == ROOT_ID else known.node
+        return parent.node
 
     def gone(self) -> list[Change]:
         """Return what the kernel remembers of sealings that are gone.

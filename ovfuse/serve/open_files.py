@@ -3,17 +3,22 @@
 Used by the kernel engine. Threading: one lock around changes; reading takes none.
 """
 
+import logging
 import threading
 from typing import TYPE_CHECKING, Final
 
-from ovfuse.errors import SupersededError
+from ovfuse.errors import OvfuseError, SupersededError
 from ovfuse.serve.resident import ON_DEMAND, ResidentFiles, Wanted
 from ovfuse.serve.resident.policy import is_worth_it
+from ovfuse.serve.survival.ledger import Counts
 
 if TYPE_CHECKING:
-    from ovfuse.view.contract import Handle, Node
+    from ovfuse.serve.known_nodes import NodeTable
+    from ovfuse.view.contract import Handle, Node, View
 
 __all__ = ["OpenFiles"]
+
+_log = logging.getLogger(__name__)
 
 
 class OpenFiles:
@@ -22,15 +27,27 @@ class OpenFiles:
     Args:
         resident: keeps files in memory; None where that is not possible.
         choice: which ones, see `policy`.
+        counts: of opens, for a successor.
     """
 
-    def __init__(self, resident: ResidentFiles | None, choice: str) -> None:
+    def __init__(
+        self, resident: ResidentFiles | None, choice: str, counts: Counts
+    ) -> None:
+        self._counts: Final = counts
         self._resident = resident
         self._choice = choice
         self._handles: Final[dict[int, list[Handle]]] = {}
         self._lock = threading.Lock()
 
-    def add(self, node: "Node", handle: "Handle", path: bytes, uid: int) -> int:
+    def add(
+        self,
+        node: "Node",
+        handle: "Handle",
+        path: bytes,
+        uid: int,
+        *,
+        may_fill: bool = True,
+    ) -> int:
         """Keep a handle on a node, by the node's number.
 
         Args:
@@ -38,6 +55,7 @@ class OpenFiles:
             handle: closed with the last of its node, or if this fails.
             path: of the file in the mount.
             uid: who opens it.
+            may_fill: whether it may come to be in memory, if it is not yet.
 
         Returns:
             the number of the backing file from which the kernel is to serve it, or
@@ -47,13 +65,27 @@ class OpenFiles:
             OvfuseError: it is to be in memory, and is not what was signed.
         """
         try:
-            backing = self._back(node, handle, path, uid)
+            backing = self._back(node, handle, path, uid, may_fill=may_fill)
         except BaseException:
             handle.close()
             raise
         with self._lock:
             self._handles.setdefault(node.number, []).append(handle)
+            self._count(node.number)
         return backing
+
+    def restore(self, view: "View", nodes: "NodeTable") -> None:
+        """Open again what was open in a predecessor."""
+        for number, opens in tuple(self._counts):
+            if self._resident is not None:
+                self._resident.restore(number, opens)
+            try:
+                node = nodes.get(number).node
+                for _ in range(opens):
+                    self._handles.setdefault(number, []).append(view.reopen(node))
+            except OvfuseError as error:
+                _log.error("a file that was open cannot be read on: %s", error.message)
+            self._count(number)
 
     def get(self, fh: int) -> "Handle":
         """Return a handle to read from.
@@ -75,6 +107,7 @@ class OpenFiles:
             handle = handles.pop()
             if not handles:
                 del self._handles[fh]
+            self._count(fh)
         handle.close()
         if self._resident is not None:
             self._resident.release(fh)
@@ -87,9 +120,14 @@ class OpenFiles:
         if self._resident is not None:
             self._resident.close()
 
-    def _back(self, node: "Node", handle: "Handle", path: bytes, uid: int) -> int:
+    def _back(
+        self, node: "Node", handle: "Handle", path: bytes, uid: int, *, may_fill: bool
+    ) -> int:
         if self._resident is None:
             return ON_DEMAND
-        is_worth = is_worth_it(self._choice, path, node.size)
+        is_worth = may_fill and is_worth_it(self._choice, path, node.size)
         wanted = Wanted(node.number, node.size, uid, handle.read_whole, is_worth)
         return self._resident.open(wanted)
+
+    def _count(self, number: int) -> None:
+        self._counts[number] = len(self._handles.get(number, ()))

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-__all__ = ["ReadinessWatch"]
+__all__ = ["ReadinessWatch", "mounted_device"]
 
 _INTERVAL_SECONDS: Final = 0.01
 _READAHEAD_KIB: Final = 2048
@@ -23,14 +23,15 @@ class ReadinessWatch:
     """Calls `on_ready` with the mount's device number, once, when it answers.
 
     Args:
-        mountpoint: nothing of ours is mounted there yet.
+        answers: returns the device number, or None as long as it does not answer.
         on_ready: called in the thread of the watch.
     """
 
-    def __init__(self, mountpoint: Path, on_ready: Callable[[int], None]) -> None:
-        self._mountpoint = mountpoint
+    def __init__(
+        self, answers: Callable[[], int | None], on_ready: Callable[[int], None]
+    ) -> None:
+        self._answers = answers
         self._on_ready = on_ready
-        self._before = mountpoint.stat().st_dev
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="readiness")
 
@@ -49,14 +50,24 @@ class ReadinessWatch:
 
     def _watch(self) -> None:
         while not self._ended.wait(_INTERVAL_SECONDS):
-            try:
-                device = self._mountpoint.stat().st_dev
-            except OSError:
-                continue
-            if device != self._before:
+            device = self._answers()
+            if device is not None:
                 _raise_readahead(device)
                 self._on_ready(device)
                 return
+
+
+def mounted_device(mountpoint: Path) -> Callable[[], int | None]:
+    """Return what tells the number of the device that comes to be at a mountpoint."""
+    before = mountpoint.stat().st_dev
+
+    def device() -> int | None:
+        with suppress(OSError):
+            now = mountpoint.stat().st_dev
+            return None if now == before else now
+        return None
+
+    return device
 
 
 def _raise_readahead(device: int) -> None:

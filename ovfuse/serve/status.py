@@ -32,6 +32,7 @@ class MountStatus:
         mountpoint: where it is.
         cipherdir: what is shown there.
         pid: the daemon.
+        keeper: the process that replaces it when it is killed, if any does.
         engine: how it serves.
         state: `serving`; `stale`: the daemon is gone; `unknown`: it does not
             answer, as another account's does not, or has only just started.
@@ -45,6 +46,7 @@ class MountStatus:
     mountpoint: str
     cipherdir: str
     pid: int | None = None
+    keeper: int | None = None
     engine: str | None = None
     state: str
     models: list[ModelStatus]
@@ -64,6 +66,7 @@ def status_of(setup: "Setup", *, ready: bool) -> dict[str, Any]:
         "mountpoint": os.fspath(setup.mountpoint),
         "cipherdir": os.fspath(setup.cipherdir),
         "pid": os.getpid(),
+        "keeper": setup.keeping.keeper,
         "ready": ready,
         "engine": setup.options.engine,
         "models": [asdict(model) for model in setup.view.status()],
@@ -93,6 +96,7 @@ def mount_status(mount: Mount) -> MountStatus:
         mountpoint=os.fspath(mount.mountpoint),
         cipherdir=mount.source,
         pid=answer["pid"],
+        keeper=_number(answer.get("keeper")),
         engine=str(answer.get("engine")),
         state=SERVING if answer.get("ready") else UNKNOWN,
         models=list(_models(answer.get("models"))),

@@ -12,7 +12,7 @@ import select
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -49,17 +49,13 @@ def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
     mount = find_mount(resolved)
     if mount is None or mount.filesystem_type != FILESYSTEM_TYPE:
         raise NotMountedError(f"no ovfuse mount on {quoted(mountpoint)}")
-    pid = mount_status(mount).pid
-    daemon = None if pid is None else _open_process(pid)
-    try:
+    status = mount_status(mount)
+    with _processes(status.pid, status.keeper) as processes:
         in_use = lazy and any(_holders(resolved))
         _detach(resolved, lazy=lazy)
-        if daemon is not None and not in_use:
-            _wait_until_gone(daemon, pid)
+        for process in processes if not in_use else ():
+            _wait_until_gone(process, status.pid)
         remove_dead_socket(resolved)
-    finally:
-        if daemon is not None:
-            os.close(daemon)
 
 
 def detach_mount(mountpoint: Path) -> None:
@@ -146,10 +142,16 @@ def _used_paths(process: Path) -> Iterator[str]:
             yield "/" + line.partition("/")[2]
 
 
-def _open_process(pid: int) -> int | None:
-    with suppress(OSError):
-        return os.pidfd_open(pid)
-    return None
+@contextmanager
+def _processes(*pids: int | None) -> Iterator[list[int]]:
+    """Give descriptors of processes, as far as there are any."""
+    with ExitStack() as stack:
+        found = []
+        for pid in filter(None, pids):
+            with suppress(OSError):
+                found.append(os.pidfd_open(pid))
+                stack.callback(os.close, found[-1])
+        yield found
 
 
 def _wait_until_gone(daemon: int, pid: int | None) -> None:

@@ -18,6 +18,7 @@ from ovfuse.sealed.parallel import usable_cpus
 from ovfuse.sealed.paths import parent_of
 from ovfuse.sealed.reader import ObjectReader
 from ovfuse.sealed.terms import check_period
+from ovfuse.view.kept import KeptView
 from ovfuse.view.nodes import (
     ROOT_NUMBER,
     DirectoryNode,
@@ -66,6 +67,7 @@ class Contents:
         place: of the model in the tree, empty for a single one.
         numbers: where inode numbers are claimed.
         is_superseded: tells whether the disk has another sealing in its place.
+        kept: told of what a successor needs.
 
     Attributes:
         root: the model's own directory; of a single model, number 1.
@@ -83,6 +85,7 @@ class Contents:
         place: str,
         numbers: Numbers,
         is_superseded: "Callable[[Contents], bool]",
+        kept: KeptView,
     ) -> None:
         self.sealing: Final = unlocked.sealing
         self.manifest: Final = unlocked.sealing.manifest
@@ -97,7 +100,14 @@ class Contents:
         self._numbers = numbers
         self.root: Final = self._build()
         self.pinned: Final = self._pin(self.root, "")
+        self._kept = kept
         numbers.claim(self._claims())
+        kept.keep_sealing(self.number, place, unlocked)
+
+    @property
+    def number(self) -> int:
+        """Of the sealing in its place; where it is a model's directory, its inode's."""
+        return self._number("")
 
     @property
     def plaintext_size(self) -> int:
@@ -135,11 +145,28 @@ class Contents:
         """
         check_period(self.manifest.terms, time.time())
         try:
-            return self._open_file(node.key)
+            return self._open_file(node)
         except DamagedError:
             if self._is_superseded(self):
                 raise SupersededError("the sealing was replaced and is gone") from None
             raise
+
+    def reopen(self, node: FileNode, fd: int | None) -> FileHandle:
+        """Open a file that was open in a predecessor, whatever the terms are by now.
+
+        Args:
+            node: of the file.
+            fd: of its object, owned; None: as it is on disk, or open already.
+
+        Raises:
+            OvfuseError: as `open`, but for TermsError.
+        """
+        with self._lock:
+            if fd is not None:
+                entry = self.manifest.files[node.key]
+                reader = self.sealing.reopen_file(entry, fd)
+                self._open[node.key] = (reader, 0)
+        return self._open_file(node)
 
     def read_whole(self, key: int, buffer: memoryview) -> None:
         """Fill `buffer` with a whole file, on all processors.
@@ -166,6 +193,7 @@ class Contents:
                 self._open[key] = (reader, count - 1)
                 return
         reader.close()
+        self._kept.drop_file(self._number(self.manifest.files[key].path))
         self._close_if_unused()
 
     def retain(self) -> None:
@@ -206,16 +234,18 @@ class Contents:
         if not self._is_closed:
             self._is_closed = True
             self._numbers.give_back(self._claims())
+            self._kept.drop_sealing(self.number)
             self.sealing.close()
 
-    def _open_file(self, key: int) -> FileHandle:
+    def _open_file(self, node: FileNode) -> FileHandle:
+        key = node.key
         with self._lock:
             if self._is_closed:
                 raise SupersededError("the sealing was replaced and is gone")
-            reader, count = self._open.get(key) or (
-                self.sealing.open_file(self.manifest.files[key]),
-                0,
-            )
+            reader, count = self._open.get(key, (None, 0))
+            if reader is None:
+                reader = self.sealing.open_file(self.manifest.files[key])
+                self._kept.keep_file(node.number, reader.fd)
             self._open[key] = (reader, count + 1)
         return FileHandle(self, key, reader)
 

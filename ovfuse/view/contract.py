@@ -5,7 +5,7 @@ those of a sealing are immutable. Every method may be called by many threads at 
 Looking inside a sealed model that is still locked unlocks it in the calling thread.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -130,6 +130,19 @@ class View(Protocol):
             IsADirectoryNodeError: it is a directory.
             SupersededError: it belongs to a sealing that is gone.
             DamagedError: the object or its list is not what was signed.
+        """
+
+    def reopen(self, node: Node) -> Handle:
+        """Open a file that was open in a process which was killed.
+
+        Raises as `open`, but never because the terms have ended meanwhile.
+        """
+
+    def every_node(self) -> Iterator[tuple[int, bytes, Node]]:
+        """Yield all that such a process may have told of.
+
+        Yields:
+            the number of a directory that it is in, its path, the node.
         """
 
     def retain(self, node: Node) -> None:

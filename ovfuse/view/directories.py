@@ -4,10 +4,10 @@ Used by the tree. Threading: a directory's entries are replaced as a whole, by o
 thread at a time; everybody may look meanwhile.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from ovfuse.view.contract import Change
+from ovfuse.view.contract import Change, Node
 from ovfuse.view.nodes import NO_PAYLOAD, ROOT_NUMBER, Numbers, node_number
 from ovfuse.view.slot import ModelSlot
 
@@ -63,6 +63,17 @@ class Directories:
     def parent_of(self, place: str) -> TreeDirectory:
         """Return the directory that a model is in."""
         return self._by_place[place.rpartition("/")[0]]
+
+    def every_node(self) -> Iterator[tuple[int, bytes, Node]]:
+        """Yield what is below the root; see `contract.View`."""
+        for place, directory in self._by_place.items():
+            above = b"/" + place.encode() if place else b""
+            for name, entry in directory.entries.items():
+                path = above + b"/" + name
+                if isinstance(entry, ModelSlot):
+                    yield from entry.every_node(directory.number, path)
+                else:
+                    yield directory.number, path, entry
 
     def update(self, models: Sequence[ModelSlot], mtime_ns: int) -> list[Change]:
         """Show these models and the directories above them, and no others.

@@ -6,7 +6,7 @@ over a mount computes the one that the kernel already knows.
 
 import hashlib
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -21,6 +21,7 @@ __all__ = [
     "Numbers",
     "Owner",
     "node_number",
+    "walk",
 ]
 
 ROOT_NUMBER: Final = 1
@@ -107,3 +108,19 @@ class DirectoryNode:
     children: Mapping[bytes, "FileNode | DirectoryNode"] = field(default_factory=dict)
     is_directory: bool = field(default=True, init=False)
     size: int = field(default=0, init=False)
+
+
+def walk(
+    parent: int, path: bytes, node: FileNode | DirectoryNode
+) -> Iterator[tuple[int, bytes, FileNode | DirectoryNode]]:
+    """Yield a node and all below it: number of the parent, path, node.
+
+    Args:
+        parent: the number of the directory that it is in.
+        path: its own, in the mount.
+        node: to begin with.
+    """
+    yield parent, path, node
+    if isinstance(node, DirectoryNode):
+        for name, child in node.children.items():
+            yield from walk(node.number, path + b"/" + name, child)

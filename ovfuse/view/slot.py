@@ -9,7 +9,7 @@ while, so that a busy reader does not make the daemon unlock in vain all the tim
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from ovfuse.errors import DamagedError, NotFoundError, OvfuseError
@@ -19,9 +19,10 @@ from ovfuse.quote import quoted
 from ovfuse.sealed.opening import SealedModel
 from ovfuse.sealed.reader import ScratchPool
 from ovfuse.view.contents import Contents
-from ovfuse.view.contract import ModelStatus
+from ovfuse.view.contract import ModelStatus, Node
 from ovfuse.view.entrance import Entrance
-from ovfuse.view.nodes import DirectoryNode, Numbers
+from ovfuse.view.kept import KeptEntrance, KeptView
+from ovfuse.view.nodes import DirectoryNode, Numbers, walk
 
 __all__ = ["ModelSlot"]
 
@@ -40,6 +41,7 @@ class ModelSlot:
         unlocker, pool, numbers: shared by the view's models.
         mtime_ns: of the directory, shown until it is unlocked.
         on_superseded: called when files of the shown sealing are gone from the disk.
+        kept: told of what a successor needs.
     """
 
     def __init__(  # noqa: PLR0913 - what one model shares with the view
@@ -53,6 +55,7 @@ class ModelSlot:
         numbers: Numbers,
         mtime_ns: int,
         on_superseded: "Callable[[ModelSlot], None]",
+        kept: KeptView,
     ) -> None:
         self._place = place
         self.place: Final = place.path
@@ -62,6 +65,7 @@ class ModelSlot:
         self._pool = pool
         self._numbers = numbers
         self._on_superseded = on_superseded
+        self._kept = kept
         self._unlocking = threading.Lock()
         """Held while keys are tried and disks are read; guards what is shown."""
         self._lock = threading.Lock()
@@ -71,7 +75,8 @@ class ModelSlot:
         self._untold: list[Contents] = []
         self._refusal: OvfuseError | None = None
         self._refused_at = 0.0
-        self._entrance = Entrance(self.contents, self.place, mtime_ns)
+        self._entrance = Entrance(self.contents, self.place, mtime_ns, kept)
+        self._inherited: list[Entrance] = []
 
     @property
     def directory(self) -> DirectoryNode:
@@ -107,12 +112,55 @@ class ModelSlot:
             if self._refusal is not None and not self._is_retry_due():
                 raise _again(self._refusal)
             try:
-                self._contents = self._unlock()
+                contents = self._unlock()
             except OvfuseError as error:
                 self._remember(error)
                 raise
+            self._show(contents)
             self._refusal = None
-            return self._contents
+            return contents
+
+    def inherit(
+        self,
+        sealings: Iterable[Unlocked],
+        shown: str | None,
+        entrances: Iterable[KeptEntrance],
+    ) -> None:
+        """Go on where a predecessor was killed; before anything else.
+
+        Args:
+            sealings: that were in use.
+            shown: the payload hash of the one that was shown.
+            entrances: that may be known.
+        """
+        by_payload = {}
+        for unlocked in sealings:
+            contents = self._make_contents(unlocked)
+            by_payload[contents.payload_sha256] = contents
+        self._contents = by_payload.get(shown or "")
+        # What was told before and is not shown may not have been taken back yet.
+        self._older = [c for c in by_payload.values() if c is not self._contents]
+        self._untold = list(self._older)
+        for kept in sorted(entrances, key=lambda entrance: entrance.generation):
+            self._inherited.append(self._entrance)
+            self._entrance = self._entrance.inherit(kept, by_payload)
+
+    def every_node(self, parent: int, path: bytes) -> Iterator[tuple[int, bytes, Node]]:
+        """Yield all that may have been told: the number of the parent, path, node.
+
+        Args:
+            parent: the number of the directory that the model is in.
+            path: of the model in the mount.
+        """
+        for entrance in (*self._inherited, self._entrance):
+            yield parent, path, entrance.node
+        with self._lock:
+            found = [*self._older, *([self._contents] if self._contents else [])]
+        for contents in found:
+            version = b"@%d" % contents.manifest.facts.version
+            pinned = (path or b"/") + version
+            yield from walk(parent, path, contents.root)
+            yield from walk(parent, pinned, contents.pinned)
 
     def version(self, version: int) -> Contents:
         """Return a version of this model that is in use or on disk.
@@ -159,7 +207,7 @@ class ModelSlot:
                 return
             self._refusal = None
             if newest is not shown:
-                self._contents = newest
+                self._show(newest)
                 self._leave(shown)
                 version = newest.manifest.facts.version
                 _log.info("%s is version %d now", self._title, version)
@@ -169,7 +217,8 @@ class ModelSlot:
         with self._unlocking:
             if self._contents is not None:
                 self._leave(self._contents)
-            self._contents = self._refusal = None
+            self._show(None)
+            self._refusal = None
 
     def come_back(self, mtime_ns: int) -> None:
         """Note that a model is there again: locked, behind another node."""
@@ -238,6 +287,10 @@ class ModelSlot:
     def _title(self) -> str:
         return quoted(self.place) if self.place else "the model"
 
+    def _show(self, contents: Contents | None) -> None:
+        self._contents = contents
+        self._kept.show(self.place, contents.payload_sha256 if contents else None)
+
     def _leave(self, contents: Contents) -> None:
         with self._lock:
             self._older.append(contents)
@@ -291,6 +344,7 @@ class ModelSlot:
                 place=self.place,
                 numbers=self._numbers,
                 is_superseded=self._is_superseded,
+                kept=self._kept,
             )
         except BaseException:
             unlocked.sealing.close()

@@ -9,7 +9,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +23,7 @@ from ovfuse.errors import (
     UntrustedError,
     describe,
 )
+from ovfuse.keeping import Keeping, NothingKept
 from ovfuse.keys import Place, Unlocker
 from ovfuse.quote import quoted
 from ovfuse.sealed.layout import COMPONENT_MAX_SIZE
@@ -32,6 +33,7 @@ from ovfuse.view.contents import Contents
 from ovfuse.view.contract import Change, Handle, ModelStatus, Node
 from ovfuse.view.directories import Directories, TreeDirectory
 from ovfuse.view.entrance import Entrance
+from ovfuse.view.kept import Inheritance, KeptView
 from ovfuse.view.nodes import ROOT_NUMBER, DirectoryNode, FileNode, Numbers
 from ovfuse.view.scan import find_models
 from ovfuse.view.slot import ModelSlot
@@ -50,6 +52,7 @@ def open_view(
     *,
     strict: bool = False,
     name: str | None = None,
+    keeping: Keeping | None = None,
 ) -> "CipherdirView":
     """Open a cipherdir for serving.
 
@@ -58,18 +61,13 @@ def open_view(
         unlocker: identities and trust.
         strict: every model of a tree must unlock now; a single one always must.
         name: the signed name that must be there and unlock.
+        keeping: where what a successor needs is kept, and what is inherited.
 
     Raises:
         CipherdirError: no sealed model is there, or it cannot be read.
         OvfuseError: of the kind of the first refusal, where models must unlock.
     """
-    with SealedModel.open(cipherdir) as directory:
-        fd = os.dup(directory.fd)
-    try:
-        view = CipherdirView(fd, Path(os.path.realpath(cipherdir)), unlocker, name)
-    except BaseException:
-        os.close(fd)
-        raise
+    view = CipherdirView(cipherdir, unlocker, name, KeptView(keeping or NothingKept()))
     try:
         if not view.slots:
             raise CipherdirError(f"no sealed model in {quoted(cipherdir)}")
@@ -84,26 +82,46 @@ class CipherdirView:
     """See `contract.View`. Owns the cipherdir's descriptor."""
 
     def __init__(
-        self, cipherdir_fd: int, cipherdir: Path, unlocker: Unlocker, name: str | None
+        self, cipherdir: Path, unlocker: Unlocker, name: str | None, kept: KeptView
     ) -> None:
-        self._fd = cipherdir_fd
-        self._cipherdir = cipherdir
+        self._cipherdir = Path(os.path.realpath(cipherdir))
         self._unlocker = unlocker
         self._name = name
         self._numbers = Numbers()
         self._pool = ScratchPool()
+        self._kept = kept
+        self._inheritance = kept.inherit(self._pool)
         self._told: set[str] = set()
         self._refreshing = threading.Lock()
         self._follows = False
         self._wake: Callable[[], None] = lambda: None
         self._gone: dict[str, ModelSlot] = {}
-        models = find_models(cipherdir_fd, self._told)
+        self._fd = self._open(cipherdir)
+        try:
+            self._look()
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def _open(self, cipherdir: Path) -> int:
+        if self._inheritance is not None:
+            return self._inheritance.cipherdir_fd
+        with SealedModel.open(cipherdir) as directory:
+            fd = os.dup(directory.fd)
+        self._kept.keep_cipherdir(fd)
+        return fd
+
+    def _look(self) -> None:
+        """Find the models, and go on with those that were in use."""
+        models = self._find_models()
         self._is_single = [place for place, _ in models] == [""]
         self.slots = [self._make_slot(place, mtime_ns) for place, mtime_ns in models]
         self._directories = Directories(self._numbers)
         if not self._is_single:
             self._directories.root.mtime_ns = self._mtime_ns()
             self._directories.update(self.slots, self._mtime_ns())
+        if self._inheritance is not None:
+            self._inherit(self._inheritance)
 
     @property
     def root(self) -> Node:
@@ -137,6 +155,21 @@ class CipherdirView:
             raise IsADirectoryNodeError("is a directory")
         return node.owner.open(node)
 
+    def reopen(self, node: Node) -> Handle:
+        """Open a file that a predecessor had open; see `contract.View`."""
+        if not isinstance(node, FileNode) or not isinstance(node.owner, Contents):
+            raise IsADirectoryNodeError("is a directory")
+        files = self._inheritance.files if self._inheritance else {}
+        return node.owner.reopen(node, files.pop(node.number, None))
+
+    def every_node(self) -> Iterator[tuple[int, bytes, Node]]:
+        """Yield all that may have been told of; see `contract.View`."""
+        if self._is_single:
+            for slot in self.slots:
+                yield from slot.every_node(ROOT_NUMBER, b"")
+        else:
+            yield from self._directories.every_node()
+
     def retain(self, node: Node) -> None:
         """Note that a node is known outside; see `contract.View`."""
         if isinstance(node, FileNode | DirectoryNode):
@@ -160,6 +193,8 @@ class CipherdirView:
             self.sweep()
 
         self._follows = True
+        if self._inheritance is not None:  # what was open is open again by now
+            self._inheritance.close_files()
         with Watch(self._fd, go_on) as watch:
             self._wake = watch.wake
             yield
@@ -217,6 +252,8 @@ class CipherdirView:
         Raises:
             OvfuseError: see `open_view`.
         """
+        if self._inheritance is not None:  # they were, and are served all the same
+            return
         refusals = []
         for slot in self.slots:
             try:
@@ -247,7 +284,29 @@ class CipherdirView:
             numbers=self._numbers,
             mtime_ns=mtime_ns,
             on_superseded=self._hurry,
+            kept=self._kept,
         )
+
+    def _find_models(self) -> list[tuple[str, int]]:
+        """Return place and time of all models, those that were in use included."""
+        kept = self._inheritance
+        if kept is None:
+            return find_models(self._fd, self._told)
+        found = {}
+        with suppress(CipherdirError):  # `refresh` says so, if it stays so
+            found = dict(find_models(self._fd, self._told))
+        places = {*kept.sealings, *kept.shown, *kept.entrances}
+        if "" in places:
+            found = {}
+        return sorted({**dict.fromkeys(places, self._mtime_ns()), **found}.items())
+
+    def _inherit(self, inheritance: Inheritance) -> None:
+        for slot in self.slots:
+            slot.inherit(
+                inheritance.sealings.pop(slot.place, []),
+                inheritance.shown.get(slot.place),
+                inheritance.entrances.get(slot.place, []),
+            )
 
     def _hurry(self, slot: ModelSlot) -> None:
         """Go on at once, since an open has failed: the kernel looks up again then."""

@@ -34,6 +34,11 @@ _PROBE: Final = "/proc"
 """A directory that is not watched yet: watching it shows whether there is room."""
 
 
+def warm_up() -> None:
+    """Import what a watch needs."""
+    from watchdog import events, observers  # noqa: F401, PLC0415
+
+
 class Watch:
     """Watches a directory and all below it, not through symbolic links.
 

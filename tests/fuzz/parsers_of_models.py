@@ -252,7 +252,7 @@ class Models:
             manifest = msgspec.structs.replace(manifest, files=(changed,))
             self._write_large(files["1"], entries)
         try:
-            sealing = Sealing(
+            sealing = Sealing.in_directory(
                 manifest,
                 self._fd.fd,
                 Secret(self._large.model_key),

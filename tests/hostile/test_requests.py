@@ -27,6 +27,7 @@ from ovfuse.serve.kernel import wire
 from ovfuse.serve.kernel.engine import Workers
 from ovfuse.serve.kernel.operations import REPLY_SIZE, REQUEST_SIZE, Operations
 from ovfuse.serve.kernel.wire import Opcode
+from ovfuse.serve.known_nodes import ROOT_ID
 from ovfuse.serve.options import MountOptions
 from ovfuse.view.tree import open_view
 from tests.hostile.published import NAME, NEW_FILES, make_published, permissive, write
@@ -140,7 +141,7 @@ class Kernel:
 
     def end(self) -> None:
         """Break off with an answer unread, which the engine takes for an error."""
-        self._ours.send(request(Opcode.GETATTR, self.unique(), wire.ROOT_ID, b""))
+        self._ours.send(request(Opcode.GETATTR, self.unique(), ROOT_ID, b""))
         assert select.select([self._ours], [], [], 60)[0]
         self._ours.close()
         self._thread.join(60)
@@ -243,7 +244,7 @@ class Mutations:
         """A request as the kernel might send it, of any kind that there is."""
         chance, kernel = self._chance, self._kernel
         opcode = chance.choice((*Opcode, *FORMS, chance.randrange(60)))
-        node = chance.choice((wire.ROOT_ID, *kernel.nodes))
+        node = chance.choice((ROOT_ID, *kernel.nodes))
         fh = chance.choice((*kernel.handles, node))
         offset, size = (
             chance.choice((0, 1, 4096, 69_999)),
@@ -334,7 +335,7 @@ def setup(tmp_path: Path, identity: Identity) -> Iterator[Setup]:
 
 
 def look_up(kernel: Kernel, *names: str) -> int:
-    node = wire.ROOT_ID
+    node = ROOT_ID
     for name in names:
         entry = kernel.ask(Opcode.LOOKUP, node, name.encode() + b"\0")
         node = struct.unpack_from("=Q", entry)[0]

@@ -1,7 +1,6 @@
 """What a mount answers becomes ovfuse's own errors, one line each."""
 
 import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from ovfuse.errors import (
     UntrustedError,
 )
 from ovfuse.load.mounted import MountedSource, is_on_mount
+from tests.support.killing import kill_for_good
 from tests.support.mounting import ENGINES, Home, Mount, mounted, succeed
 from tests.support.sealed import make_identity, pattern, recipient_of, write_files
 
@@ -104,7 +104,7 @@ def test_source_that_looks_like_an_option_is_not_believed(
 
 def test_daemon_that_dies_is_an_error(mount: Mount) -> None:
     with ovfuse.open_model(mount.mountpoint / "own") as model:
-        os.kill(mount.pid, signal.SIGKILL)
+        kill_for_good(mount.pid)
         with pytest.raises(CipherdirError, match="serves") as caught:
             model.read_bytes("sub/a.bin")
         check(caught.value)

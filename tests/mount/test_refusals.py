@@ -4,7 +4,6 @@ import base64
 import json
 import os
 import shutil
-import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from ovfuse.errors import (
     UsageError,
 )
 from tests.mount.conftest import Sealed, envelope_of, flip, seal_directory
+from tests.support.killing import kill_for_good
 from tests.support.mounting import (
     Home,
     Mount,
@@ -115,7 +115,7 @@ def test_mountpoint_is_mounted_already(small: Sealed, attempt: Attempt) -> None:
 def test_mount_whose_daemon_was_killed(small: Sealed, attempt: Attempt) -> None:
     mountpoint = attempt.mountpoint
     with attempt.mounted(small.cipherdir) as mount:
-        os.kill(mount.pid, signal.SIGKILL)
+        kill_for_good(mount.pid)
         wait_until(lambda: is_gone(mount.pid))
 
         said = attempt.fails(MountpointError, small.cipherdir)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.mount.conftest import Sealed, flip, seal_directory
+from tests.support.killing import kill_for_good
 from tests.support.mounting import Home, Mount, mounted, run_as, run_ovfuse, succeed
 from tests.support.sealed import pattern, write_files
 from tests.support.waiting import wait_until
@@ -155,7 +156,7 @@ def test_a_mapping_outlives_the_daemon(
 ) -> None:
     with serving(publisher, weights.cipherdir, mountpoint) as mount:
         mapping = mapped(mountpoint / "a.bin")
-        os.kill(mount.pid, signal.SIGKILL)
+        kill_for_good(mount.pid)
         wait_until(lambda: not Path(f"/proc/{mount.pid}").exists())
         succeed(publisher, "unmount", "--lazy", mountpoint)  # it is mapped yet
         mount.ended = True

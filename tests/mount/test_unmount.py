@@ -12,6 +12,7 @@ import pytest
 
 from ovfuse.errors import MountpointError, NotMountedError
 from tests.mount.conftest import Sealed
+from tests.support.killing import kill_for_good
 from tests.support.mounting import (
     Home,
     daemons_of,
@@ -188,7 +189,7 @@ def test_stale_mount_of_a_user(user: Home, small: Sealed, engine: str) -> None:
     place = user.make_directory(user.directory / "place")
     succeed(user, "encrypt", small.plain, place / "sealed")
     with mounted(user, place / "sealed", place / "mnt", engine=engine) as mount:
-        os.kill(mount.pid, signal.SIGKILL)
+        kill_for_good(mount.pid)
         wait_until(lambda: is_gone(mount.pid))
 
         assert mount.status()["state"] == "stale"
@@ -203,7 +204,7 @@ def test_stale_mount_in_use(
         mounted(publisher, small.cipherdir, mountpoint, engine=engine) as mount,
         holder(mountpoint),
     ):
-        os.kill(mount.pid, signal.SIGKILL)
+        kill_for_good(mount.pid)
         wait_until(lambda: is_gone(mount.pid))
         refused(publisher, MountpointError, "unmount", mountpoint)
         assert succeed(publisher, "unmount", "--lazy", mountpoint) == ""

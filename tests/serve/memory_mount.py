@@ -17,6 +17,7 @@ from typing import cast
 from unittest import mock
 
 from ovfuse.errors import NoUsableKeyError, OvfuseError
+from ovfuse.keeping import Keeping
 from ovfuse.serve import lifecycle
 from ovfuse.serve.options import parse_options
 from ovfuse.view.contract import View
@@ -37,7 +38,7 @@ def main() -> int:
     if has_swap:
         mock.patch.object(lifecycle, "lock_all_memory", return_value=False).start()
 
-    def open_view() -> View:
+    def open_view(_keeping: Keeping) -> View:
         match os.environ.get("OVFUSE_TEST_OPEN"):
             case "nokey":
                 raise NoUsableKeyError("no identity opens it", hint="pass -i")

@@ -8,7 +8,7 @@ and looking into `slow` takes, until the file named by $OVFUSE_TEST_GATE exists.
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,6 +103,12 @@ class MemoryView:
             raise SupersededError("the sealing was replaced and is gone")
         return MemoryHandle(node, lambda: next(self._reads))
 
+    def reopen(self, node: MemoryNode) -> MemoryHandle:
+        return self.open(node)
+
+    def every_node(self) -> Iterator[tuple[int, bytes, MemoryNode]]:
+        return _below(self.root, b"")
+
     def retain(self, node: MemoryNode) -> None:
         pass
 
@@ -149,6 +155,12 @@ def _read(path: Path) -> MemoryNode:
     for entry in path.iterdir():
         node.entries[os.fsencode(entry.name)] = _read(entry)
     return node
+
+
+def _below(parent: MemoryNode, path: bytes) -> Iterator[tuple[int, bytes, MemoryNode]]:
+    for name, node in parent.entries.items():
+        yield parent.number, path + b"/" + name, node
+        yield from _below(node, path + b"/" + name)
 
 
 def _chain(names: Sequence[bytes]) -> MemoryNode:

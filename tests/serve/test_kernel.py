@@ -15,6 +15,7 @@ from ovfuse.serve.failures import Failures
 from ovfuse.serve.kernel import wire
 from ovfuse.serve.kernel.operations import REPLY_SIZE, Operations, Request
 from ovfuse.serve.kernel.wire import Opcode
+from ovfuse.serve.known_nodes import ROOT_ID
 from ovfuse.serve.options import MountOptions
 from ovfuse.view.contract import View
 from tests.serve.memory_view import MemoryView
@@ -39,7 +40,7 @@ LAYOUTS = {
     "interrupt_in": wire.INTERRUPT_IN,
     "statfs_out": wire.STATFS_OUT,
 }
-ROOT = wire.ROOT_ID
+ROOT = ROOT_ID
 MKDIR = 9
 
 
@@ -60,12 +61,18 @@ def operations(source: Path) -> Operations:
     return Operations(setup)
 
 
+def request(operations: Operations, opcode: int, nodeid: int, body: bytes) -> Request:
+    slot = operations.ledger.slot()
+    slot.begin(7, None)
+    return Request(opcode, 7, nodeid, 0, memoryview(body), slot)
+
+
 def ask(
     operations: Operations, opcode: int, nodeid: int, body: bytes = b""
 ) -> tuple[int, bytes]:
     """Return the errno and the payload of the reply."""
     reply = memoryview(bytearray(REPLY_SIZE))
-    size = operations.answer(Request(opcode, 7, nodeid, 0, memoryview(body)), reply)
+    size = operations.answer(request(operations, opcode, nodeid, body), reply)
     length, error, unique = wire.OUT_HEADER.unpack_from(reply)
     assert (length, unique) == (size, 7)
     return -error, bytes(reply[wire.OUT_HEADER.size : size])
@@ -86,7 +93,8 @@ def test_layouts_and_numbers_are_those_of_the_header(tmp_path: Path) -> None:
     opcodes = [op for op in Opcode if re.search(rf"FUSE_{op.name}\b", text)]
     flags = [flag for flag in wire.InitFlag if re.search(rf"FUSE_{flag.name}\s", text)]
     assert len(opcodes) == len(Opcode)
-    assert {*flags, wire.InitFlag.PASSTHROUGH} == set(wire.InitFlag)  # of Linux 6.9
+    of_linux_6_9 = {wire.InitFlag.PASSTHROUGH, wire.InitFlag.HAS_RESEND}
+    assert {*flags, *of_linux_6_9} == set(wire.InitFlag)
     lines = [f"S({name})" for name in structs]
     lines += [f"N(FUSE_{member.name})" for member in (*opcodes, *flags)]
     (tmp_path / "sizes.c").write_text(
@@ -117,16 +125,16 @@ def test_what_the_kernel_does_not_wait_for_is_taken_back(
             _, opened = ask(operations, Opcode.OPENDIR, directory, bytes(8))
             fh = wire.OPEN_OUT.unpack(opened)[0]
             body = wire.READ_IN.pack(fh, 0, 4096, 0, 0, 0, 0)  # noqa: PLW2901
-        request = Request(opcode, 7, nodeid, 0, memoryview(body))
-        size = operations.answer(request, reply)
+        asked = request(operations, opcode, nodeid, body)
+        size = operations.answer(asked, reply)
         assert len(operations.nodes) == 2
-        operations.take_back(request, reply[:size])
+        operations.take_back(asked, reply[:size])
         assert len(operations.nodes) == 1
     file = look_up(operations, ROOT, b"small.txt")
-    request = Request(Opcode.OPEN, 7, file, 0, memoryview(bytes(8)))
-    size = operations.answer(request, reply)
+    asked = request(operations, Opcode.OPEN, file, bytes(8))
+    size = operations.answer(asked, reply)
     fh = wire.OPEN_OUT.unpack_from(reply, wire.OUT_HEADER.size)[0]
-    operations.take_back(request, reply[:size])
+    operations.take_back(asked, reply[:size])
     code, _ = ask(
         operations, Opcode.READ, file, wire.READ_IN.pack(fh, 0, 1, 0, 0, 0, 0)
     )

@@ -17,6 +17,7 @@ from ovfuse.serve.lifecycle import _clean_up_after_death
 from ovfuse.serve.mounts import is_stale
 from ovfuse.serve.unmount import unmount
 from tests.serve.mounter import NOBODY, Mounter, is_gone
+from tests.support.killing import kill_for_good
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.fuse
@@ -429,8 +430,7 @@ def test_mount_of_another_kind_is_left_alone() -> None:
 
 
 def _kill_daemon(mounter: Mounter) -> None:
-    pid = mounter.mount()
-    os.kill(pid, signal.SIGKILL)
+    kill_for_good(mounter.mount())
     wait_until(lambda: is_stale(mounter.mountpoint))
 
 
@@ -510,7 +510,7 @@ def test_signal_ends_a_users_mount(users_mounter: Mounter) -> None:
 
 def test_users_stale_mount_is_removed_by_him(users_mounter: Mounter) -> None:
     pid = users_mounter.mount()
-    os.kill(pid, signal.SIGKILL)
+    kill_for_good(pid)
     wait_until(lambda: is_gone(pid))
 
     assert _as(users_mounter, _UNMOUNT) == 0

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ovfuse.errors import DamagedError, SupersededError
+from ovfuse.keeping import NothingKept
 from ovfuse.serve.resident import (
     ON_DEMAND,
     ResidentFiles,
@@ -40,7 +41,7 @@ def resident(
 ) -> Iterator[ResidentFiles]:
     monkeypatch.setattr(files, "register", lambda _connection, _fd: BACKING)
     monkeypatch.setattr(files, "unregister", lambda _connection, _number: None)
-    made = ResidentFiles(-1, filesystem, budget)
+    made = ResidentFiles(-1, filesystem, budget, NothingKept())
     yield made
     made.close()
 
@@ -51,7 +52,7 @@ def test_what_was_tried_in_vain_leaves_no_descriptor(budget: Budget) -> None:
     before = os.listdir("/proc/self/fd")
 
     with Path("/dev/null").open("rb") as null, pytest.raises(OSError, match="ioctl"):
-        files.make_resident_files(null.fileno(), budget)
+        files.make_resident_files(null.fileno(), budget, NothingKept())
 
     assert os.listdir("/proc/self/fd") == before
 

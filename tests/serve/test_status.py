@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from ovfuse.serve.mounts import is_stale
 from ovfuse.serve.status import MountStatus, list_status, mount_status
 from ovfuse.view.contract import ModelStatus
 from tests.serve.mounter import Mounter
+from tests.support.killing import kill_for_good
 from tests.support.waiting import wait_until
 
 MOUNT = Mount(
@@ -52,7 +52,7 @@ def test_serving_mount(mounter: Mounter) -> None:
 
 @pytest.mark.fuse
 def test_mount_of_a_dead_daemon_is_stale(mounter: Mounter) -> None:
-    os.kill(mounter.mount(), signal.SIGKILL)
+    kill_for_good(mounter.mount())
     wait_until(lambda: is_stale(mounter.mountpoint))
 
     [found] = [s for s in list_status() if s.mountpoint == f"{mounter.mountpoint}"]

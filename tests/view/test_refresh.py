@@ -381,7 +381,8 @@ def test_superseded_sealing_is_open_while_it_is_in_use(
     go_on(view)
     assert bytes(contents.sealing.model_key.view) != bytes(32)
     assert content(view, known) == b"001"
-    assert descriptors() == before + 3  # key, list and directory of one, and a file
+    # Envelope, lists and directory of one, and a file.
+    assert descriptors() == before + 4
 
     view.release(known)
     buffer = bytearray(90_000)

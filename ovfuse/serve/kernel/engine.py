@@ -24,6 +24,7 @@ from ovfuse.serve.mounts import find_mount
 from ovfuse.serve.resident import ResidentFiles, make_resident_files
 from ovfuse.serve.resident.budget import Budget
 from ovfuse.serve.resident.policy import ALWAYS, NEVER
+from ovfuse.serve.survival.ledger import Slot, take_over_ledger
 from ovfuse.serve.unmount import detach_mount
 
 if TYPE_CHECKING:
@@ -53,10 +54,16 @@ class KernelEngine:
         """Mount and serve; see Engine."""
         connection = connect(self._setup)
         self._mount = find_mount(self._setup.mountpoint)
-        operations = Operations(self._setup, self._resident_files(connection))
+        ledger = take_over_ledger(self._setup.keeping)
+        operations = Operations(self._setup, ledger, self._resident_files(connection))
+        operations.nodes.restore()
+        operations.files.restore(self._setup.view, operations.nodes)
         notifier = Notifier(connection.fd, operations.nodes)
         try:
             with self._setup.view.follow(notifier.tell):
+                if self._setup.keeping.is_successor:
+                    notifier.take_up(connection.flags, ledger.unfinished)
+                    self._setup.goes_on.set()
                 Workers(connection.fd, operations).run()
         finally:
             # The descriptor stays, until the process ends: a slow thread may have a
@@ -71,7 +78,7 @@ class KernelEngine:
         try:
             if not connection.flags & InitFlag.PASSTHROUGH:
                 raise OSError(errno.ENOSYS, "the kernel is older than Linux 6.9")
-            resident = make_resident_files(connection.fd, budget)
+            resident = make_resident_files(connection.fd, budget, self._setup.keeping)
         except OSError as error:
             if options.resident == ALWAYS:
                 _log.warning("files are not kept in memory: %s", error.strerror)
@@ -97,6 +104,7 @@ class Workers:
     def __init__(self, fd: int, operations: Operations) -> None:
         self._fd = fd
         self._operations = operations
+        self._ledger = operations.ledger
         self._lock = threading.Lock()
         self._threads = self._waiting = self._taken = 0
         self._all_at_work = threading.Event()
@@ -131,17 +139,19 @@ class Workers:
         threading.Thread(target=self._work, args=buffers, daemon=True).start()
 
     def _work(self, request: memoryview, reply: memoryview) -> None:
+        slot = self._ledger.slot()
         try:
             while self._wait():
                 size = self._read(request)
                 self._take()
                 if size:
-                    self._answer(request[:size], reply)
+                    self._answer(request[:size], reply, slot)
         except OSError as error:
             if error.errno != errno.ENODEV:  # that is how it ends
                 self._error = error.strerror
             self._ended.set()
             self._all_at_work.set()
+        self._ledger.give_back(slot)
         self._spare.append((request, reply))
 
     def _wait(self) -> bool:
@@ -170,9 +180,9 @@ class Workers:
                 return 0
             raise
 
-    def _answer(self, data: memoryview, reply: memoryview) -> None:
+    def _answer(self, data: memoryview, reply: memoryview, slot: Slot) -> None:
         try:
-            request = Request.parse(data)
+            request = Request.parse(data, slot)
             if request.opcode == Opcode.INTERRUPT:
                 (wanted,) = wire.INTERRUPT_IN.unpack_from(request.body)
                 self._interrupt(request.unique, wanted)
@@ -180,11 +190,16 @@ class Workers:
         except struct.error:
             _log.error("the kernel sent less than a request")
             return
+        before = None
+        if request.unique & wire.UNIQUE_RESEND:
+            before = self._ledger.take_unfinished(request.unique ^ wire.UNIQUE_RESEND)
+        slot.begin(request.unique & ~wire.UNIQUE_RESEND, before)
         self._at_work[request.unique] = request
         size = self._operations.answer(request, reply)
         wanted = self._is_mine(request.unique)
         if not wanted or (size and not self._write(reply[:size])):
             self._operations.take_back(request, reply[:size])
+        slot.end()
 
     def _interrupt(self, unique: int, wanted: int) -> None:
         """Answer EINTR for a request that is at work; its own answer is dropped.

@@ -8,14 +8,15 @@ import errno
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from ovfuse.errors import describe
 from ovfuse.serve.kernel import wire
-from ovfuse.serve.kernel.wire import Notification
+from ovfuse.serve.kernel.wire import InitFlag, Notification
 
 if TYPE_CHECKING:
-    from ovfuse.serve.kernel.nodes import NodeTable
+    from ovfuse.serve.known_nodes import NodeTable
     from ovfuse.view.contract import Change
 
 __all__ = ["Notifier"]
@@ -41,6 +42,19 @@ class Notifier:
                 self._send(Notification.INVAL_ENTRY, head + name + b"\0")
             body = wire.INVAL_INODE_OUT.pack(change.directory, -1, 0)
             self._send(Notification.INVAL_INODE, body)
+
+    def take_up(self, flags: InitFlag, unfinished: "Sequence[int]") -> None:
+        """Have requests that a predecessor was at work on sent again.
+
+        Kernels older than Linux 6.9 cannot: there, these fail.
+        """
+        if flags & InitFlag.HAS_RESEND:
+            self._send(Notification.RESEND, b"")
+            return
+        for unique in unfinished:
+            reply = wire.OUT_HEADER.pack(wire.OUT_HEADER.size, -errno.EIO, unique)
+            with suppress(OSError):  # it was answered already
+                os.write(self._fd, reply)
 
     def _send(self, kind: Notification, body: bytes) -> None:
         size = wire.OUT_HEADER.size + len(body)

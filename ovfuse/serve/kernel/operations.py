@@ -6,6 +6,7 @@ their being well-formed. Threading: `answer` is called by all threads at once.
 
 import errno
 import itertools
+import logging
 import os
 import stat
 import struct
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
-from ovfuse.errors import IsADirectoryNodeError, NotFoundError, SupersededError
+from ovfuse.errors import IsADirectoryNodeError, NotFoundError
 from ovfuse.serve.attributes import (
     BLOCK_SIZE,
     NAME_MAX,
@@ -22,14 +23,17 @@ from ovfuse.serve.attributes import (
     filesystem_attributes,
 )
 from ovfuse.serve.kernel import wire
-from ovfuse.serve.kernel.nodes import Known, NodeTable
 from ovfuse.serve.kernel.wire import Opcode
+from ovfuse.serve.known_nodes import Known, NodeTable
 from ovfuse.serve.open_files import OpenFiles
+from ovfuse.serve.survival.ledger import Ledger, Slot
 
 if TYPE_CHECKING:
     from ovfuse.serve.engine import Setup
     from ovfuse.serve.resident import ResidentFiles
     from ovfuse.view.contract import Node
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["MAX_READ", "REPLY_SIZE", "REQUEST_SIZE", "Operations", "Request"]
 
@@ -44,22 +48,30 @@ _VALID_SECONDS: Final = 300
 _NANOSECONDS: Final = 1_000_000_000
 _ANSWERED: Final = frozenset(Opcode) - {Opcode.INIT, Opcode.INTERRUPT}
 """Each by the method of its name."""
+_CRASHES_MAX: Final = 2
+"""Of daemons, over one request, before that fails."""
+_KILLS_MAX: Final = 2
+"""Likewise from outside, before a file is not kept in memory."""
 _NO_REPLY: Final = frozenset({Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT})
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The header's fields that matter, what follows it, and whether that is all."""
+    """The header's fields that matter, what follows it, and whether that is all.
+
+    `slot` is its place in the journal, where a successor finds what it had come to.
+    """
 
     opcode: int
     unique: int
     nodeid: int
     uid: int
     body: memoryview
+    slot: Slot
     is_whole: bool = True
 
     @classmethod
-    def parse(cls, data: memoryview) -> Self:
+    def parse(cls, data: memoryview, slot: Slot) -> Self:
         """Split what was read from the device.
 
         Raises:
@@ -67,7 +79,7 @@ class Request:
         """
         length, opcode, unique, nodeid, uid, *_ = wire.IN_HEADER.unpack_from(data)
         body = data[wire.IN_HEADER.size :]
-        return cls(opcode, unique, nodeid, uid, body, length == len(data))
+        return cls(opcode, unique, nodeid, uid, body, slot, length == len(data))
 
 
 _Handler = Callable[[Request, memoryview], int]
@@ -80,16 +92,25 @@ class Operations:
 
     Args:
         setup: of the mount.
+        ledger: what the kernel is told, for a successor.
         resident: keeps files in memory, where that is possible.
     """
 
-    def __init__(self, setup: "Setup", resident: "ResidentFiles | None" = None) -> None:
+    def __init__(
+        self,
+        setup: "Setup",
+        ledger: Ledger | None = None,
+        resident: "ResidentFiles | None" = None,
+    ) -> None:
+        self.ledger: Final = ledger or Ledger()
         self._view = setup.view
         self._failures = setup.failures
         self._access = Access.of(setup.options)
-        self.nodes: Final = NodeTable(setup.view)
-        self.files: Final = OpenFiles(resident, setup.options.resident)
-        self._directories: Final[dict[int, _Listing]] = {}
+        self.nodes: Final = NodeTable(setup.view, self.ledger.lookups)
+        self.files: Final = OpenFiles(
+            resident, setup.options.resident, self.ledger.opens
+        )
+        self._directories: Final[dict[tuple[int, int], _Listing]] = {}
         self._directory_numbers = itertools.count(1)
         self._handlers: Final[dict[int, _Handler]] = {
             opcode: getattr(self, f"_{opcode.name.lower()}") for opcode in _ANSWERED
@@ -105,12 +126,31 @@ class Operations:
         Returns:
             How many bytes of `reply` to write; 0 for none.
         """
-        result = self._work(request, reply[wire.OUT_HEADER.size :])
+        result = self._resume(request)
+        if result is None:
+            result = self._work(request, reply[wire.OUT_HEADER.size :])
         if request.opcode in _NO_REPLY:
             return 0
         size = wire.OUT_HEADER.size + max(result, 0)
         wire.OUT_HEADER.pack_into(reply, 0, size, min(result, 0), request.unique)
         return size
+
+    def _resume(self, request: Request) -> int | None:
+        """Undo what predecessors did for a request; return a result if it has one."""
+        before = request.slot.before
+        if before is None:
+            return None
+        if before.crashes >= _CRASHES_MAX:
+            _log.error("a request of kind %d ended the daemon twice", request.opcode)
+            return -errno.EIO
+        if request.opcode == Opcode.RELEASE and before.nodes:
+            return 0
+        for number in before.nodes:
+            if request.opcode == Opcode.OPEN:
+                self.files.release(number)
+            else:
+                self.nodes.forget(number, 1)
+        return None
 
     def take_back(self, request: Request, reply: memoryview) -> None:
         """Undo what was answered: the kernel did not wait for the reply.
@@ -127,7 +167,8 @@ class Operations:
         elif request.opcode == Opcode.OPEN:
             self.files.release(wire.OPEN_OUT.unpack_from(payload)[0])
         elif request.opcode == Opcode.OPENDIR:
-            self._directories.pop(wire.OPEN_OUT.unpack_from(payload)[0], None)
+            fh = wire.OPEN_OUT.unpack_from(payload)[0]
+            self._directories.pop((request.nodeid, fh), None)
         elif request.opcode == Opcode.READDIRPLUS:
             self._take_back_entries(payload)
 
@@ -171,7 +212,9 @@ class Operations:
             node = self._view.lookup(parent.node, name)
         except NotFoundError:
             return -errno.ENOENT
-        return self._tell(parent, name, node, payload)
+        size = self._tell(parent, name, node, payload)
+        request.slot.note(node.number)
+        return size
 
     def _tell(
         self, parent: Known, name: bytes, node: "Node", payload: memoryview
@@ -230,7 +273,11 @@ class Operations:
         if known.node.is_directory:
             raise IsADirectoryNodeError("it is a directory")
         handle = self._view.open(known.node)
-        backing = self.files.add(known.node, handle, known.path, request.uid)
+        # Filling it may be what processes were killed over, by the lack of memory.
+        may_fill = request.slot.kills < _KILLS_MAX
+        opened = (known.node, handle, known.path, request.uid)
+        backing = self.files.add(*opened, may_fill=may_fill)
+        request.slot.note(known.node.number)
         how = wire.PASSTHROUGH if backing else wire.KEEP_CACHE
         wire.OPEN_OUT.pack_into(payload, 0, known.node.number, how, backing)
         return wire.OPEN_OUT.size
@@ -240,28 +287,34 @@ class Operations:
         return self.files.get(fh).read_into(offset, payload[: min(size, MAX_READ)])
 
     def _release(self, request: Request, _payload: memoryview) -> int:
-        self.files.release(wire.RELEASE_IN.unpack_from(request.body)[0])
+        fh = wire.RELEASE_IN.unpack_from(request.body)[0]
+        request.slot.note(fh)
+        self.files.release(fh)
         return 0
 
     # Directories
 
     def _opendir(self, request: Request, payload: memoryview) -> int:
-        known = self.nodes.get(request.nodeid)
-        parent = self.nodes.get(known.parent).node
-        children = self._view.children(known.node)
         fh = next(self._directory_numbers)
-        self._directories[fh] = ((b".", known.node), (b"..", parent), *children)
+        self._directories[request.nodeid, fh] = self._list(request.nodeid)
         wire.OPEN_OUT.pack_into(payload, 0, fh, 0, 0)
         return wire.OPEN_OUT.size
+
+    def _list(self, number: int) -> _Listing:
+        known = self.nodes.get(number)
+        children = self._view.children(known.node)
+        return ((b".", known.node), (b"..", self.nodes.parent_of(known)), *children)
 
     def _readdir(self, request: Request, payload: memoryview) -> int:
         """Write entries; READDIRPLUS tells of each, but of `.` and `..`, as LOOKUP."""
         fh, offset, size, *_ = wire.READ_IN.unpack_from(request.body)
         parent = self.nodes.get(request.nodeid)
         before = wire.ENTRY_OUT.size if request.opcode == Opcode.READDIRPLUS else 0
-        if fh not in self._directories:
-            raise SupersededError("the kernel lists a directory that is not open")
-        listing, position = self._directories[fh], 0
+        # Unless it is known, a predecessor opened it.
+        listing = self._directories.get((request.nodeid, fh))
+        if listing is None:
+            listing = self._directories[request.nodeid, fh] = self._list(request.nodeid)
+        position, told = 0, list[int]()
         room = min(size, MAX_READ)
         for index in range(offset, len(listing)):
             name, node = listing[index]
@@ -270,8 +323,10 @@ class Operations:
             payload[position : position + before] = bytes(before)
             if before and index > 1 and self._is_shown(parent, name, node):
                 self._tell(parent, name, node, payload[position:])
+                told.append(node.number)
             position += before
             position += _write_dirent(payload[position:], name, node, index)
+        request.slot.note(*told)
         return position
 
     _readdirplus = _readdir
@@ -284,7 +339,8 @@ class Operations:
             return False
 
     def _releasedir(self, request: Request, _payload: memoryview) -> int:
-        self._directories.pop(wire.RELEASE_IN.unpack_from(request.body)[0], None)
+        fh = wire.RELEASE_IN.unpack_from(request.body)[0]
+        self._directories.pop((request.nodeid, fh), None)
         return 0
 
 

@@ -33,7 +33,9 @@ _WANTED: Final = (
     | InitFlag.MAX_PAGES
     | InitFlag.INIT_EXT
     | InitFlag.PASSTHROUGH
+    | InitFlag.HAS_RESEND
 )
+_RECORD: Final = "connection"
 _STACK_DEPTH: Final = 1
 """Backing files are of a filesystem that is stacked upon no other."""
 
@@ -47,14 +49,18 @@ class Connection:
 
 
 def connect(setup: "Setup") -> Connection:
-    """Mount, and shake hands.
+    """Mount, and shake hands; or take over what a predecessor had.
 
     Raises:
         MountFailedError: the kernel or fusermount3 refused.
     """
+    for _, record in setup.keeping.take(_RECORD):
+        return Connection(record.fds[0], InitFlag(int(bytes(record.data))))
     fd = open_mount(setup, MAX_READ)
     try:
-        return Connection(fd, _shake_hands(fd))
+        connection = Connection(fd, _shake_hands(fd))
+        setup.keeping.keep(_RECORD, b"%d" % connection.flags, [fd])
+        return connection
     except BaseException:
         os.close(fd)
         raise

@@ -10,7 +10,6 @@ from typing import Final
 
 MAJOR: Final = 7
 MINOR: Final = 45
-ROOT_ID: Final = 1
 
 IN_HEADER: Final = Struct("=IIQQIIIHH")
 """len, opcode, unique, nodeid, uid, gid, pid, total_extlen, padding"""
@@ -92,6 +91,7 @@ class Notification(IntEnum):
 
     INVAL_INODE = 2
     INVAL_ENTRY = 3
+    RESEND = 7
 
 
 class InitFlag(IntFlag):
@@ -103,6 +103,11 @@ class InitFlag(IntFlag):
     MAX_PAGES = 1 << 22
     INIT_EXT = 1 << 30
     PASSTHROUGH = 1 << 37
+    HAS_RESEND = 1 << 39
+
+
+UNIQUE_RESEND: Final = 1 << 63
+"""Of a request's number: another process was at work on it."""
 
 
 def dirent_size(name_size: int) -> int:

@@ -58,6 +58,12 @@ class Budget:
                 self._taken[uid] += size
         return fits
 
+    def inherit(self, uid: int, size: int) -> None:
+        """Note what a predecessor took and filled."""
+        with self._lock:
+            self._files += 1
+            self._taken[uid] += size
+
     def filled(self, size: int) -> None:
         """Note that what was taken for a file is in use, or will not be used."""
         with self._lock:

@@ -11,14 +11,17 @@ import logging
 import mmap
 import os
 import signal
+import struct
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
 from ovfuse.errors import SupersededError, describe
+from ovfuse.keeping import Keeping
 from ovfuse.serve.resident.backing import register, unregister
 from ovfuse.serve.resident.budget import Budget
 from ovfuse.serve.resident.memory_filesystem import MemoryFilesystem
@@ -31,6 +34,10 @@ ON_DEMAND: Final = 0
 """Instead of the number of a backing file, which never is 0."""
 _FREED_AFTER_SECONDS: Final = 10.0
 _LOOK_SECONDS: Final = 2.5
+_RECORD: Final = "resident/"
+_FACTS: Final = struct.Struct("<QQQ")
+"""Size in bytes, uid, number of the backing file."""
+_UNNAMED_MAX: Final = 1024
 
 Fill = Callable[[memoryview], None]
 """Fills a buffer with the whole plaintext, or raises an error of the view's."""
@@ -69,40 +76,56 @@ class _File:
     settled: threading.Event = field(default_factory=threading.Event)
 
 
-def make_resident_files(connection: int, budget: Budget) -> "ResidentFiles":
+def make_resident_files(
+    connection: int, budget: Budget, keeping: Keeping
+) -> "ResidentFiles":
     """Return what keeps them.
 
     Args:
         connection: the descriptor on which the kernel sends its requests.
         budget: how much may be taken.
+        keeping: where files are kept for a successor, and what is inherited.
 
     Raises:
         OSError: this kernel cannot, or this account may not.
     """
     filesystem = MemoryFilesystem()
     try:
-        _try(connection, filesystem)
+        newest = _try(connection, filesystem)
     except BaseException:
         filesystem.close()
         raise
-    return ResidentFiles(connection, filesystem, budget)
+    files = ResidentFiles(connection, filesystem, budget, keeping)
+    files.inherit(newest)
+    return files
 
 
-def _try(connection: int, filesystem: MemoryFilesystem) -> None:
-    """Find out whether the kernel lets us, before a large file is decrypted."""
+def _try(connection: int, filesystem: MemoryFilesystem) -> int:
+    """Find out whether the kernel lets us, before a large file is decrypted.
+
+    Returns:
+        a number that is larger than those of files that were registered before.
+    """
     fd = filesystem.new_file(1)
     try:
-        unregister(connection, register(connection, fd))
+        number = register(connection, fd)
+        unregister(connection, number)
     finally:
         os.close(fd)
+    return number
 
 
 class ResidentFiles:
     """See `make_resident_files`."""
 
     def __init__(
-        self, connection: int, filesystem: MemoryFilesystem, budget: Budget
+        self,
+        connection: int,
+        filesystem: MemoryFilesystem,
+        budget: Budget,
+        keeping: Keeping,
     ) -> None:
+        self._keeping = keeping
         self._connection = connection
         self._filesystem = filesystem
         self._budget = budget
@@ -111,6 +134,37 @@ class ResidentFiles:
         self._changed = threading.Condition()
         self._is_closed = False
         self._freeing: threading.Thread | None = None
+
+    def inherit(self, newest: int) -> None:
+        """Take over the files of a predecessor.
+
+        Args:
+            newest: no file was registered under this number or a larger one.
+        """
+        for name, record in self._keeping.take(_RECORD):
+            size, uid, backing = _FACTS.unpack(record.data)
+            file = _File(size, uid, fd=record.fds[0], backing=backing)
+            file.unused_since = time.monotonic()
+            file.settled.set()
+            fcntl.fcntl(file.fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+            self._files[int(name, 16)] = file
+            self._budget.inherit(uid, size)
+        # What it had registered when it was killed, and nothing yet could name.
+        known = {file.backing for file in self._files.values()}
+        for number in range(max(newest - _UNNAMED_MAX, 1), newest):
+            if number not in known:
+                with suppress(OSError):
+                    unregister(self._connection, number)
+        if self._files:
+            self._start_freeing()
+
+    def restore(self, number: int, opens: int) -> None:
+        """Note that a file was open in a predecessor, resident or not."""
+        file = self._files.get(number)
+        if file is None:
+            self._on_demand[number] = opens
+        else:
+            file.opens = opens
 
     def usage(self) -> tuple[int, int]:
         """Return how many files there are, and how many bytes."""
@@ -180,7 +234,10 @@ class ResidentFiles:
         try:
             file.fd = self._filesystem.new_file(file.size)
             self._fill(file.fd, wanted)
-            file.backing = register(self._connection, file.fd)
+            backing = register(self._connection, file.fd)
+            facts = _FACTS.pack(file.size, file.uid, backing)
+            self._keeping.keep(f"{_RECORD}{wanted.number:x}", facts, [file.fd])
+            file.backing = backing
         except (OSError, MemoryError, SupersededError) as error:
             # No memory, or its object is gone while the handle still has it open.
             _log.info("a file is not kept in memory: %s", describe(error))
@@ -238,8 +295,9 @@ class ResidentFiles:
                     and file.unused_since < before
                     and not _is_in_use(file.fd)
                 ]
-                files = [self._files.pop(number) for number in free]
-            for file in files:
+                files = [(number, self._files.pop(number)) for number in free]
+            for number, file in files:
+                self._keeping.drop(f"{_RECORD}{number:x}")
                 self._free(file)
 
     def _free(self, file: _File) -> None:

@@ -1,0 +1,93 @@
+"""What a process leaves behind, so that a successor goes on where it was killed.
+
+Records have a name, some bytes and some descriptors. They are kept outside of the
+process that makes them; who keeps them is in serve/survival. docs/survival.md lists all
+records and what is in them.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Final, Protocol
+
+from ovfuse.secret import Secret
+
+__all__ = ["Keeping", "NothingKept", "Record"]
+
+
+class Record:
+    """Bytes, which may be a key, and descriptors.
+
+    Args:
+        data: copied into locked memory.
+        fds: owned from here on.
+    """
+
+    def __init__(self, data: bytes | memoryview, fds: Sequence[int] = ()) -> None:
+        self._data = Secret(data)
+        self.fds: Final = tuple(fds)
+
+    @property
+    def data(self) -> memoryview:
+        """The bytes, read-only, until they are wiped."""
+        return self._data.view
+
+    def wipe(self) -> None:
+        """Overwrite the bytes; the descriptors are the caller's."""
+        self._data.wipe()
+
+    def close(self) -> None:
+        """Overwrite the bytes and close the descriptors."""
+        self.wipe()
+        for fd in self.fds:
+            with suppress(OSError):
+                os.close(fd)
+
+
+class Keeping(Protocol):
+    """Where records are kept; any thread."""
+
+    @property
+    def keeper(self) -> int | None:
+        """The process that keeps them; None if nothing is kept."""
+
+    @property
+    def is_successor(self) -> bool:
+        """Whether another process served before this one."""
+
+    @property
+    def predecessor_crashed(self) -> bool:
+        """Whether that one ended by itself rather than by SIGKILL."""
+
+    def keep(
+        self, name: str, data: bytes | memoryview = b"", fds: Sequence[int] = ()
+    ) -> None:
+        """Keep a record, in place of the one of that name; descriptors are copied."""
+
+    def drop(self, name: str) -> None:
+        """Forget a record, if there is one of that name."""
+
+    def take(self, prefix: str) -> Iterator[tuple[str, Record]]:
+        """Yield what was inherited: the names without the prefix, and the records.
+
+        Each record is the caller's from then on; it stays kept under its name.
+        """
+
+
+class NothingKept:
+    """Keeps nothing: the process ends for good."""
+
+    keeper = None
+    is_successor = predecessor_crashed = False
+
+    def keep(
+        self, name: str, data: bytes | memoryview = b"", fds: Sequence[int] = ()
+    ) -> None:
+        """Do nothing."""
+
+    def drop(self, name: str) -> None:
+        """Do nothing."""
+
+    def take(self, prefix: str) -> Iterator[tuple[str, Record]]:  # noqa: ARG002
+        """Yield nothing."""
+        yield from ()

@@ -1,0 +1,161 @@
+"""Between a daemon and its keeper: messages over a socket pair.
+
+A message is a JSON object, a line feed, and bytes; descriptors come beside it. What a
+daemon sent before it died arrives all the same. Threading: one lock around what needs
+an answer; anything else is one system call.
+"""
+
+import json
+import os
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ovfuse.keeping import Record
+
+__all__ = ["Channel", "End", "Message", "Records", "new_buffer", "receive", "send"]
+
+_MAX_SIZE: Final = 64 * 1024
+_MAX_DESCRIPTORS: Final = 8
+
+Records = dict[str, Record]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What came: `fields["kind"]` says what it is about."""
+
+    fields: dict[str, Any]
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a daemon ended.
+
+    Attributes:
+        crashed: by itself, rather than by SIGKILL.
+        reason: for the log.
+    """
+
+    crashed: bool
+    reason: str
+
+
+def send(
+    to: socket.socket,
+    kind: str,
+    data: bytes | memoryview = b"",
+    fds: Sequence[int] = (),
+    **fields: object,
+) -> None:
+    """Send one message.
+
+    Raises:
+        OSError: the other side is gone.
+    """
+    head = json.dumps({"kind": kind, **fields}).encode("ascii") + b"\n"
+    if fds:
+        socket.send_fds(to, [head, data], list(fds))
+    else:
+        to.sendmsg([head, data])
+
+
+def receive(of: socket.socket, buffer: bytearray) -> Message | None:
+    """Return the next message; None if there is none to come.
+
+    Args:
+        of: the socket.
+        buffer: of `_MAX_SIZE` bytes, overwritten with zeros before this returns, since
+            there may be a key in the message.
+    """
+    try:
+        size, ancillary, _, _ = of.recvmsg_into(
+            [buffer], socket.CMSG_SPACE(_MAX_DESCRIPTORS * 4), socket.MSG_CMSG_CLOEXEC
+        )
+    except ConnectionResetError:
+        return None
+    if size == 0:
+        return None
+    fds: list[int] = []
+    for _, _, data in ancillary:
+        fds += memoryview(data).cast("i").tolist()
+    end = buffer.index(b"\n")
+    with memoryview(buffer) as view:
+        fields = json.loads(bytes(view[:end]))
+        record = Record(view[end + 1 : size], fds)
+        view[:size] = bytes(size)
+    return Message(fields, record)
+
+
+def new_buffer() -> bytearray:
+    """Return a buffer for `receive`."""
+    return bytearray(_MAX_SIZE)
+
+
+class Channel:
+    """The daemon's end; see `ovfuse.keeping.Keeping`.
+
+    Args:
+        keeper: the socket to the keeper; owned.
+        inherited: what predecessors left, by name; owned.
+        end: how the one before ended; None if this is the first.
+    """
+
+    def __init__(
+        self, keeper: socket.socket, inherited: Records, end: End | None
+    ) -> None:
+        self._socket = keeper
+        self._inherited = inherited
+        self._lock = threading.Lock()
+        self.keeper: int | None = os.getppid()
+        self.end: Final = end
+
+    @property
+    def is_successor(self) -> bool:
+        """Whether another process served before this one."""
+        return self.end is not None
+
+    @property
+    def predecessor_crashed(self) -> bool:
+        """Whether that one ended by itself rather than by SIGKILL."""
+        return self.end is not None and self.end.crashed
+
+    def keep(
+        self, name: str, data: bytes | memoryview = b"", fds: Sequence[int] = ()
+    ) -> None:
+        """Keep a record; see `Keeping`."""
+        with suppress(OSError):  # the keeper is gone, and this process about to end
+            send(self._socket, "keep", data, fds, name=name)
+
+    def drop(self, name: str) -> None:
+        """Forget a record; see `Keeping`."""
+        with suppress(OSError):
+            send(self._socket, "drop", name=name)
+
+    def take(self, prefix: str) -> Iterator[tuple[str, Record]]:
+        """Yield what was inherited; see `Keeping`."""
+        for name in [n for n in self._inherited if n.startswith(prefix)]:
+            yield name.removeprefix(prefix), self._inherited.pop(name)
+
+    def close_inherited(self) -> None:
+        """Close what nobody took."""
+        while self._inherited:
+            self._inherited.popitem()[1].close()
+
+    def tell(self, kind: str, **fields: object) -> None:
+        """Tell the keeper something."""
+        send(self._socket, kind, **fields)  # type: ignore[arg-type]
+
+    def ask(self, kind: str, **fields: object) -> dict[str, Any]:
+        """Ask the keeper something; nothing in the answer if it is gone."""
+        with self._lock:
+            try:
+                self.tell(kind, **fields)
+                answer = receive(self._socket, new_buffer())
+            except OSError:
+                return {}
+        return answer.fields if answer else {}

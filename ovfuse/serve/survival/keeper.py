@@ -1,0 +1,262 @@
+"""The daemon's parent: keeps what a successor needs, and starts it.
+
+It has imported all that a daemon needs, so that a successor is a fork away; it has no
+thread, no listening socket and serves nothing. Single-threaded.
+"""
+
+import ctypes
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final, NoReturn
+
+from ovfuse.errors import MountFailedError, OvfuseError, describe
+from ovfuse.keeping import Keeping
+from ovfuse.serve.background import Launch, describe_error, error_of
+from ovfuse.serve.survival.channel import (
+    Channel,
+    End,
+    Message,
+    Records,
+    new_buffer,
+    receive,
+    send,
+)
+
+__all__ = ["Serve", "keep_serving"]
+
+Serve = Callable[[Launch, Keeping], None]
+"""Mounts, or goes on with what was mounted, and serves to the end."""
+
+_PR_SET_PDEATHSIG: Final = 1
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_INTERRUPTED_SECONDS: Final = 0.3
+_LONGEST_GAP_SECONDS: Final = 30.0
+"""After so long without a daemon, requests fail rather than wait."""
+
+
+class _KeptLaunch:
+    """The daemon's side of a launch: the keeper lives in the same terminal."""
+
+    def __init__(self, launch: Launch, channel: Channel) -> None:
+        self._launch = launch
+        self._channel = channel
+
+    def detach(self) -> None:
+        self._launch.detach()
+        self._tell("detach")
+
+    def settle(self) -> None:
+        self._launch.settle()
+
+    def ready(self) -> bool:
+        return bool(self._channel.ask("ready").get("heard"))
+
+    def stopping(self) -> None:
+        self._tell("stopping")
+
+    def _tell(self, kind: str) -> None:
+        with suppress(OSError):
+            self._channel.tell(kind)
+
+
+def keep_serving(serve: Serve, launch: Launch) -> None:
+    """Serve in a child, and in another one whenever it dies; return at the end.
+
+    A child that dies before its mount was ready is not replaced. After it, one that
+    does not get as far is tried again, later each time.
+
+    Args:
+        serve: called in the child.
+        launch: told, once, how the start goes.
+
+    Raises:
+        MountFailedError: it died before the mount was ready, or there is no successor.
+        OvfuseError: what `serve` raises.
+    """
+    _Keeper(serve, launch).run()
+
+
+class _Keeper:
+    def __init__(self, serve: Serve, launch: Launch) -> None:
+        self._serve = serve
+        self._launch = launch
+        self._records: Records = {}
+        self._buffer = new_buffer()
+        self._end: End | None = None
+        self._pid = 0
+        self._was_ready = self._is_ready = False
+        self._error: OvfuseError | None = None
+        self._has_ended = False
+        self._asked_to_stop: int | None = None
+        self._alive_at = 0.0
+
+    def run(self) -> None:
+        """See `keep_serving`."""
+        before = [(n, signal.signal(n, self._forward)) for n in _SIGNALS]
+        before.append((signal.SIGALRM, signal.signal(signal.SIGALRM, self._give_up)))
+        try:
+            attempts = 0
+            while not self._has_ended and not (self._was_ready and self._asked_to_stop):
+                if attempts:
+                    time.sleep(min(0.02 * 2**attempts, 5.0))
+                self._live()
+                attempts = 0 if self._is_ready else attempts + 1
+                self._check()
+        finally:
+            for number, handler in before:
+                signal.signal(number, handler)
+            for record in self._records.values():
+                record.close()
+        if self._error is not None:
+            raise self._error
+
+    def _live(self) -> None:
+        """Start a daemon, and attend to it until it has ended."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._is_ready, self._error = False, None
+        # No signal may come before it is known to whom it is to be passed on.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        keeper = os.getpid()
+        self._pid = os.fork()
+        if self._pid == 0:
+            ours.close()
+            channel = Channel(theirs, self._records, self._end)
+            _run_daemon(
+                self._serve, _KeptLaunch(self._launch, channel), channel, keeper
+            )
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        theirs.close()
+        with ours:
+            while (message := receive(ours, self._buffer)) is not None:
+                self._attend(message, ours)
+        _, status = os.waitpid(self._pid, 0)
+        self._pid = 0
+        self._end = _end_of(status)
+
+    def _attend(self, message: Message, daemon: socket.socket) -> None:
+        fields = message.fields
+        match fields["kind"]:
+            case "keep":
+                self._drop(fields["name"])
+                self._records[fields["name"]] = message.record
+            case "drop":
+                self._drop(fields["name"])
+            case "detach":
+                if not self._was_ready:
+                    self._launch.detach()
+            case "ready":
+                with suppress(OSError):
+                    send(daemon, "heard", heard=self._note_ready())
+            case "stopping":
+                self._launch.stopping()
+            case "failed":
+                self._error = error_of(fields)
+            case "ended":
+                self._has_ended = True
+
+    def _drop(self, name: str) -> None:
+        record = self._records.pop(name, None)
+        if record is not None:
+            record.close()
+
+    def _note_ready(self) -> bool:
+        self._is_ready = True
+        self._alive_at = time.monotonic()
+        if self._was_ready:
+            return True
+        self._was_ready = True
+        self._launch.settle()
+        return self._launch.ready()
+
+    def _check(self) -> None:
+        """Decide whether there is to be another daemon.
+
+        Raises:
+            MountFailedError: there is none, and nothing was said.
+        """
+        if self._has_ended:
+            return
+        if not self._was_ready:
+            if self._asked_to_stop == signal.SIGINT:
+                raise KeyboardInterrupt
+            self._has_ended = True
+            self._error = self._error or MountFailedError(
+                "the daemon died before it was ready"
+            )
+        elif self._is_ready:
+            self._alive_at = time.monotonic()
+            # An error is one that it came to know of while it served.
+            self._has_ended = self._error is not None or bool(self._asked_to_stop)
+        elif time.monotonic() - self._alive_at > _LONGEST_GAP_SECONDS:
+            self._has_ended = True
+            self._error = self._error or MountFailedError(
+                "the daemon dies again and again"
+            )
+
+    def _forward(self, number: int, _frame: object) -> None:
+        self._asked_to_stop = number
+        if number == signal.SIGINT and not self._was_ready:
+            # From a terminal, the daemon has it, too, and may have to put the terminal
+            # right, which a second one would break into.
+            signal.setitimer(signal.ITIMER_REAL, _INTERRUPTED_SECONDS)
+        elif self._pid:
+            os.kill(self._pid, number)
+
+    def _give_up(self, _number: int, _frame: object) -> None:
+        if self._pid and not self._was_ready:
+            os.kill(self._pid, signal.SIGTERM)
+
+
+def _end_of(status: int) -> End:
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        return End(
+            crashed=code != -signal.SIGKILL, reason=signal.strsignal(-code) or ""
+        )
+    return End(crashed=True, reason=f"it ended with {code}")
+
+
+def _run_daemon(
+    serve: Serve, launch: Launch, channel: Channel, keeper: int
+) -> NoReturn:
+    """Serve, and leave without the keeper's half of the Python stack."""
+    code = 1
+    try:
+        _die_with(keeper)
+        try:
+            serve(launch, channel)
+            channel.tell("ended")
+            code = 0
+        except OvfuseError as error:
+            code = error.exit_code
+            channel.tell("failed", **describe_error(error))
+        except Exception as error:  # noqa: BLE001  it is told to the keeper
+            failed = MountFailedError(f"unexpected: {describe(error)}")
+            channel.tell("failed", **describe_error(failed))
+    except KeyboardInterrupt:
+        code = 130
+    except OSError:
+        pass  # the keeper is gone
+    finally:
+        with suppress(OSError, ValueError):
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _die_with(keeper: int) -> None:
+    """End as by SIGTERM when the keeper is killed; nobody else would then know."""
+    for number in (*_SIGNALS, signal.SIGALRM):
+        default = signal.default_int_handler if number == signal.SIGINT else None
+        signal.signal(number, default or signal.SIG_DFL)
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    if os.getppid() != keeper:
+        os._exit(1)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)

@@ -1,0 +1,168 @@
+"""What a view leaves to a successor, as records of `ovfuse.keeping`.
+
+Of a sealing: what it is, its model key, and descriptors of its envelope, block lists
+and objects. Of a file that is open: its object. Of a place: what is shown there. Of the
+node of a locked model: what it leads to. Names have hexadecimal node numbers or places.
+"""
+
+import json
+import logging
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from ovfuse.errors import OvfuseError
+from ovfuse.keeping import Keeping, Record
+from ovfuse.keys.unlocker import Unlocked
+from ovfuse.quote import quoted
+from ovfuse.sealed import layout
+from ovfuse.sealed.opening import inherit_sealing
+from ovfuse.sealed.reader import ScratchPool
+from ovfuse.sealed.sealing import SealingFiles
+from ovfuse.secret import Secret
+
+__all__ = ["Inheritance", "KeptEntrance", "KeptView"]
+
+_log = logging.getLogger(__name__)
+
+_CIPHERDIR: Final = "cipherdir"
+_SEALING: Final = "sealing/"
+_SHOWN: Final = "shown/"
+_ENTRANCE: Final = "entrance/"
+_FILE: Final = "file/"
+_KEY_SIZE: Final = layout.MODEL_KEY_SIZE
+
+
+@dataclass(frozen=True, slots=True)
+class KeptEntrance:
+    """The node of a locked model, and the sealing that it leads to, if it is bound."""
+
+    generation: int
+    payload_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Inheritance:
+    """What a view begins with in a successor.
+
+    Attributes:
+        cipherdir_fd: of the whole cipherdir.
+        sealings: by place; those that are not whole any more are left out.
+        shown: the payload hash of what is shown, by place.
+        entrances: by place.
+        files: descriptors of objects by node number; who takes one owns it.
+    """
+
+    cipherdir_fd: int
+    sealings: dict[str, list[Unlocked]]
+    shown: dict[str, str]
+    entrances: dict[str, list[KeptEntrance]]
+    files: dict[int, int]
+
+    def close_files(self) -> None:
+        """Close the objects that nobody took."""
+        while self.files:
+            os.close(self.files.popitem()[1])
+
+
+class KeptView:
+    """The records of one view.
+
+    Args:
+        keeping: where they are kept.
+    """
+
+    def __init__(self, keeping: Keeping) -> None:
+        self._keeping = keeping
+
+    def keep_cipherdir(self, fd: int) -> None:
+        """Keep the cipherdir open."""
+        self._keeping.keep(_CIPHERDIR, b"", [fd])
+
+    def keep_sealing(self, number: int, place: str, unlocked: Unlocked) -> None:
+        """Keep a sealing, which has a number, before anything of it is shown."""
+        facts = {
+            "place": place,
+            "seal_id": unlocked.envelope.facts.seal_id,
+            "payload_sha256": unlocked.envelope.payload_sha256,
+        }
+        sealing = unlocked.sealing
+        data = bytearray(json.dumps(facts).encode() + b"\n" + bytes(_KEY_SIZE))
+        with memoryview(data) as view:
+            view[-_KEY_SIZE:] = sealing.model_key.view
+            self._keeping.keep(f"{_SEALING}{number:x}", view, sealing.files)
+            view[:] = bytes(len(view))
+
+    def drop_sealing(self, number: int) -> None:
+        """Forget a sealing: its key is wiped everywhere."""
+        self._keeping.drop(f"{_SEALING}{number:x}")
+
+    def show(self, place: str, payload_sha256: str | None) -> None:
+        """Note which sealing is shown at a place, if any."""
+        if payload_sha256 is None:
+            self._keeping.drop(_SHOWN + place)
+        else:
+            self._keeping.keep(_SHOWN + place, payload_sha256.encode())
+
+    def bind(self, place: str, generation: int, payload_sha256: str) -> None:
+        """Note what a node of a locked model leads to from now on."""
+        name = f"{_ENTRANCE}{generation}/{place}"
+        self._keeping.keep(name, payload_sha256.encode())
+
+    def unbind(self, place: str, generation: int) -> None:
+        """Forget a node that nobody knows any more."""
+        self._keeping.drop(f"{_ENTRANCE}{generation}/{place}")
+
+    def keep_file(self, number: int, fd: int) -> None:
+        """Keep the object of a file that is open."""
+        self._keeping.keep(f"{_FILE}{number:x}", b"", [fd])
+
+    def drop_file(self, number: int) -> None:
+        """Forget the object: the file was closed."""
+        self._keeping.drop(f"{_FILE}{number:x}")
+
+    def inherit(self, pool: ScratchPool) -> Inheritance | None:
+        """Return what predecessors left; None if there was none."""
+        fds = [record.fds[0] for _, record in self._keeping.take(_CIPHERDIR)]
+        if not fds:
+            return None
+        entrances: dict[str, list[KeptEntrance]] = {}
+        for name, record in self._keeping.take(_ENTRANCE):
+            generation, _, place = name.partition("/")
+            kept = KeptEntrance(int(generation), _text(record))
+            entrances.setdefault(place, []).append(kept)
+        sealings: dict[str, list[Unlocked]] = {}
+        for _, record in self._keeping.take(_SEALING):
+            with suppress(OvfuseError):
+                place, unlocked = _inherit(record, pool)
+                sealings.setdefault(place, []).append(unlocked)
+        return Inheritance(
+            cipherdir_fd=fds[0],
+            sealings=sealings,
+            shown={p: _text(record) for p, record in self._keeping.take(_SHOWN)},
+            entrances=entrances,
+            files={int(n, 16): r.fds[0] for n, r in self._keeping.take(_FILE)},
+        )
+
+
+def _inherit(record: Record, pool: ScratchPool) -> tuple[str, Unlocked]:
+    data = bytes(record.data[:-_KEY_SIZE])
+    facts = json.loads(data)
+    key = Secret(record.data[-_KEY_SIZE:])
+    files = SealingFiles(*record.fds)
+    record.wipe()
+    try:
+        envelope, sealing = inherit_sealing(
+            facts["seal_id"], facts["payload_sha256"], files, key, pool
+        )
+    except OvfuseError as error:
+        key.wipe()
+        files.close()
+        _log.error("%s is lost: %s", quoted(facts["place"]), error.message)
+        raise
+    return facts["place"], Unlocked(sealing, envelope)
+
+
+def _text(record: Record) -> str:
+    return bytes(record.data).decode()
