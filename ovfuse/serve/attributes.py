@@ -6,7 +6,7 @@ Used by every engine. Pure functions of immutable values; any thread.
 import os
 import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 if TYPE_CHECKING:
     from ovfuse.serve.options import MountOptions
@@ -46,8 +46,7 @@ class Access:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attributes:
+class Attributes(NamedTuple):
     """The attributes of one node; its three times are the same."""
 
     number: int

@@ -28,7 +28,7 @@ class Known:
     Attributes:
         node: of the view.
         parent: the number of the directory that it was found in.
-        path: its place in the mount, for the log.
+        path: its place in the mount, for the log; of the root, nothing.
         lookups: how often the kernel was told of it.
     """
 
@@ -59,7 +59,7 @@ class NodeTable:
             SupersededError: it was never told, or is forgotten.
         """
         if number == ROOT_ID:
-            return Known(self._view.root, ROOT_ID, b"/")
+            return Known(self._view.root, ROOT_ID, b"")
         known = self._known.get(number)
         if known is None:
             raise SupersededError("the kernel asks for a node that it was not told of")
@@ -72,7 +72,7 @@ class NodeTable:
             if known is None or known.node is not node:
                 self._view.retain(node)
                 lookups = known.lookups if known else 0
-                path = parent.path.rstrip(b"/") + b"/" + name
+                path = b"%b/%b" % (parent.path, name)
                 known = Known(node, parent.node.number, path, lookups)
                 self._known[node.number] = known
             known.lookups += 1

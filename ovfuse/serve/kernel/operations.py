@@ -48,6 +48,9 @@ _VALID_SECONDS: Final = 300
 _NANOSECONDS: Final = 1_000_000_000
 _ANSWERED: Final = frozenset(Opcode) - {Opcode.INIT, Opcode.INTERRUPT}
 """Each by the method of its name."""
+_DIRECTORY: Final = stat.S_IFDIR >> 12
+_REGULAR: Final = stat.S_IFREG >> 12
+"""The kinds of entries, as in readdir(3)."""
 _CRASHES_MAX: Final = 2
 """Of daemons, over one request, before that fails."""
 _KILLS_MAX: Final = 2
@@ -201,8 +204,8 @@ class Operations:
         except Exception:  # noqa: BLE001  only for the log
             return b"?"
         if request.opcode == Opcode.LOOKUP:
-            return path.rstrip(b"/") + b"/" + _name(request.body)
-        return path
+            return path + b"/" + _name(request.body)
+        return path or b"/"
 
     # Names and attributes
 
@@ -318,14 +321,18 @@ class Operations:
         room = min(size, MAX_READ)
         for index in range(offset, len(listing)):
             name, node = listing[index]
-            if position + before + wire.dirent_size(len(name)) > room:
+            layout = wire.dirent(len(name))
+            if position + before + layout.size > room:
                 break
             payload[position : position + before] = bytes(before)
             if before and index > 1 and self._is_shown(parent, name, node):
                 self._tell(parent, name, node, payload[position:])
                 told.append(node.number)
             position += before
-            position += _write_dirent(payload[position:], name, node, index)
+            kind = _DIRECTORY if node.is_directory else _REGULAR
+            facts = (node.number, index + 1, len(name), kind, name)
+            layout.pack_into(payload, position, *facts)
+            position += layout.size
         request.slot.note(*told)
         return position
 
@@ -349,11 +356,3 @@ def _name(body: memoryview) -> bytes:
     if not end:
         raise struct.error("no NUL")
     return name
-
-
-def _write_dirent(target: memoryview, name: bytes, node: "Node", index: int) -> int:
-    kind = stat.S_IFDIR if node.is_directory else stat.S_IFREG
-    wire.DIRENT.pack_into(target, 0, node.number, index + 1, len(name), kind >> 12)
-    size = wire.dirent_size(len(name))
-    target[wire.DIRENT.size : size] = name.ljust(size - wire.DIRENT.size, b"\0")
-    return size

@@ -5,6 +5,7 @@ machine's own byte order. Pure; any thread.
 """
 
 from enum import IntEnum, IntFlag
+from functools import cache
 from struct import Struct
 from typing import Final
 
@@ -110,6 +111,12 @@ UNIQUE_RESEND: Final = 1 << 63
 """Of a request's number: another process was at work on it."""
 
 
+@cache
+def dirent(name_size: int) -> Struct:
+    """Return the layout of DIRENT and a name, with its padding."""
+    return Struct(f"{DIRENT.format}{(name_size + 7) & ~7}s")
+
+
 def dirent_size(name_size: int) -> int:
     """Return the bytes of a directory entry with its name and padding."""
-    return (DIRENT.size + name_size + 7) & ~7
+    return dirent(name_size).size
