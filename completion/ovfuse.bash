@@ -2,7 +2,7 @@
 _ovfuse() {
   local current=${COMP_WORDS[COMP_CWORD]} name=${COMP_WORDS[1]-} words=""
   if [ "$COMP_CWORD" = 1 ]; then
-    words="compile decrypt doctor encrypt import-openssl inspect keygen mount prune recipients status trust unmount verify --help --version"
+    words="compile decrypt doctor encrypt import-openssl inspect keygen mount prune recipients reload status trust unmount verify --help --version"
     mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")
     return
   fi
@@ -20,6 +20,7 @@ _ovfuse() {
     "import-openssl") words="--key-file --iv-file --password-file --cipher --iter --md --map --plain -r --recipient -R --recipients-file -p --passphrase --sign-key --name --new-model --not-before --not-after --machine --help" ;;
     "mount") words="-i --identity --verify-key -o -f --foreground --help" ;;
     "unmount") words="--lazy --help" ;;
+    "reload") words=" --help" ;;
     "status") words="--json --help" ;;
     "verify") words="-i --identity --verify-key --allow-untrusted --allow-rollback --json --help" ;;
     "inspect") words="--json --help" ;;

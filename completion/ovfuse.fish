@@ -40,6 +40,7 @@ complete -c ovfuse -n '__fish_seen_subcommand_from mount' -s o -r -d 'allow_othe
 complete -c ovfuse -n '__fish_seen_subcommand_from mount' -s f -l foreground -d 'Stay, and log to stderr.'
 complete -c ovfuse -n __fish_use_subcommand -a unmount -d 'Unmount MOUNTPOINT and wait for its daemon.'
 complete -c ovfuse -n '__fish_seen_subcommand_from unmount' -l lazy -d 'Even if in use: open files stay readable.'
+complete -c ovfuse -n __fish_use_subcommand -a reload -d 'Go on with MOUNTPOINT as the version of ovfuse that is installed now.'
 complete -c ovfuse -n __fish_use_subcommand -a status -d 'List the mounts, their sealed models, and how they are doing.'
 complete -c ovfuse -n '__fish_seen_subcommand_from status' -l json -d 'Print JSON.'
 complete -c ovfuse -n __fish_use_subcommand -a verify -d 'Verify every byte of a sealed model, or of a tree of them.'

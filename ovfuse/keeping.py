@@ -59,6 +59,17 @@ class Keeping(Protocol):
     def predecessor_crashed(self) -> bool:
         """Whether that one ended by itself rather than by SIGKILL."""
 
+    @property
+    def reason(self) -> str:
+        """Why that one ended, for people; empty if there was none."""
+
+    def reload(self) -> str | None:
+        """Have a new version of the program go on, once this process has ended.
+
+        Returns:
+            why that is not possible, if so.
+        """
+
     def keep(
         self, name: str, data: bytes | memoryview = b"", fds: Sequence[int] = ()
     ) -> None:
@@ -79,6 +90,11 @@ class NothingKept:
 
     keeper = None
     is_successor = predecessor_crashed = False
+    reason = ""
+
+    def reload(self) -> str | None:
+        """Tell that nobody would go on."""
+        return "this engine cannot go on in another process"
 
     def keep(
         self, name: str, data: bytes | memoryview = b"", fds: Sequence[int] = ()

@@ -5,6 +5,7 @@ The only part of ovfuse that prints or exits.
 """
 
 import sys
+from collections.abc import Callable
 
 import typer
 from typer.exceptions import TyperException
@@ -21,6 +22,7 @@ from ovfuse.cli import (
     mount,
     prune,
     recipients,
+    reload,
     status,
     terminal,
     trust,
@@ -29,6 +31,7 @@ from ovfuse.cli import (
 )
 from ovfuse.errors import OvfuseError, UsageError, describe
 from ovfuse.secret import harden_process
+from ovfuse.serve.survival.reload import is_restarted
 
 __all__ = ["app", "main"]
 
@@ -68,6 +71,7 @@ for _name, _command in (
     ("import-openssl", import_openssl.import_openssl),
     ("mount", mount.mount),
     ("unmount", unmount.unmount),
+    ("reload", reload.reload),
     ("status", status.status),
     ("verify", verify.verify),
     ("inspect", inspect.inspect),
@@ -86,13 +90,17 @@ def main() -> None:
     terminal.prepare_streams()
     terminal.log_to_stderr(True)
     harden_process()  # whatever it does, it may come to hold keys or plaintext
-    code = _run(sys.argv[1:])
+    code = _run(mount.go_on if is_restarted() else _obey)
     sys.exit(code if terminal.finish() else code or 1)
 
 
-def _run(arguments: list[str]) -> int:
+def _obey() -> object:
+    return app(sys.argv[1:], standalone_mode=False, prog_name="ovfuse")
+
+
+def _run(do: Callable[[], object]) -> int:
     try:
-        code = app(arguments, standalone_mode=False, prog_name="ovfuse")
+        code = do()
     except OvfuseError as error:
         return _failed(error)
     except TyperException as error:

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from ovfuse.cli.keygen import IDENTITY_WARNING
 from ovfuse.cli.parameters import (
@@ -21,10 +21,11 @@ from ovfuse.errors import LoadError, OvfuseError
 
 if TYPE_CHECKING:
     from ovfuse.keeping import Keeping
+    from ovfuse.keys import Unlocker
     from ovfuse.serve.options import MountOptions as ParsedOptions
     from ovfuse.view.contract import View
 
-__all__ = ["mount"]
+__all__ = ["go_on", "mount"]
 
 _log = logging.getLogger(__name__)
 
@@ -41,19 +42,71 @@ def mount(
 
     Returns when the mount answers, or with -f when it has ended.
     """
-    from ovfuse.serve.lifecycle import run_mount
+    from ovfuse.serve.lifecycle import MountPlan, run_mount
     from ovfuse.serve.options import parse_options
 
     options = parse_options(option or [])
     log_to_stderr(False)
     _check_dumps(allowed=options.allow_dumps)
-    run_mount(
+    asked = _Asked.absolute(identity or [], verify_key or [], option or [], options.log)
+    plan = MountPlan(
         cipherdir=cipherdir,
         mountpoint=mountpoint,
         options=options,
-        open_view=_view_opener(cipherdir, identity or [], verify_key or [], options),
+        open_view=_view_opener(cipherdir, asked, options),
         foreground=foreground,
+        asked=asked._asdict() | {"foreground": foreground},
     )
+    run_mount(plan)
+
+
+def go_on() -> None:
+    """Go on with a mount where another version of the program was."""
+    from ovfuse.serve.lifecycle import MountPlan, run_mount
+    from ovfuse.serve.options import parse_options
+    from ovfuse.serve.survival.reload import inherited_records
+
+    log_to_stderr(False)
+    facts, records = inherited_records()
+    asked = _Asked(*(facts[field] for field in _Asked._fields))
+    options = parse_options(asked.options)
+    cipherdir = Path(facts["cipherdir"])
+    plan = MountPlan(
+        cipherdir=cipherdir,
+        mountpoint=Path(facts["mountpoint"]),
+        options=options,
+        open_view=_view_opener(cipherdir, asked, options),
+        foreground=facts["foreground"],
+        asked=asked._asdict() | {"foreground": facts["foreground"]},
+        inherited=records,
+    )
+    run_mount(plan)
+
+
+class _Asked(NamedTuple):
+    """The words of the command line, whatever the working directory comes to be."""
+
+    identities: list[str]
+    verify_keys: list[str]
+    options: list[str]
+
+    @classmethod
+    def absolute(
+        cls,
+        identities: list[Path],
+        verify_keys: list[Path],
+        options: list[str],
+        log: Path | None,
+    ) -> Self:
+        """Return them with absolute paths."""
+        if log is not None:
+            escaped = f"{log}".replace("\\", "\\\\").replace(",", "\\,")
+            options = [*options, f"log={escaped}"]
+        return cls(
+            [f"{path.absolute()}" for path in identities],
+            [f"{path.absolute()}" for path in verify_keys],
+            options,
+        )
 
 
 def _check_dumps(*, allowed: bool) -> None:
@@ -71,31 +124,15 @@ def _check_dumps(*, allowed: bool) -> None:
 
 
 def _view_opener(
-    cipherdir: Path,
-    identities: list[Path],
-    verify_keys: list[Path],
-    options: "ParsedOptions",
+    cipherdir: Path, asked: _Asked, options: "ParsedOptions"
 ) -> "Callable[[Keeping], View]":
     """Return what opens the view, in the process that will serve it."""
 
     def open_it(keeping: "Keeping") -> "View":
-        from ovfuse.keys import Unlocker
         from ovfuse.view import open_view
 
         prompt = Prompt()
-        try:
-            unlocker = Unlocker.find(
-                identities,
-                verify_keys,
-                allow_untrusted=options.allow_untrusted,
-                allow_rollback=options.allow_rollback,
-                ask=None if keeping.is_successor else prompt,
-            )
-        except OvfuseError as error:
-            if not keeping.is_successor:
-                raise
-            _log.warning("only what is open goes on: %s", error.message)
-            unlocker = Unlocker.without_keys()
+        unlocker = _unlocker(asked, options, prompt, keeping)
         view = open_view(
             cipherdir,
             unlocker,
@@ -109,6 +146,26 @@ def _view_opener(
         return view
 
     return open_it
+
+
+def _unlocker(
+    asked: _Asked, options: "ParsedOptions", prompt: Prompt, keeping: "Keeping"
+) -> "Unlocker":
+    from ovfuse.keys import Unlocker
+
+    try:
+        return Unlocker.find(
+            [Path(path) for path in asked.identities],
+            [Path(path) for path in asked.verify_keys],
+            allow_untrusted=options.allow_untrusted,
+            allow_rollback=options.allow_rollback,
+            ask=None if keeping.is_successor else prompt,
+        )
+    except OvfuseError as error:
+        if not keeping.is_successor:
+            raise
+        _log.warning("only what is open goes on: %s", error.message)
+        return Unlocker.without_keys()
 
 
 def _warn_of_same_disk(identity_files: tuple[Path, ...], cipherdir: Path) -> None:

@@ -14,14 +14,15 @@ import socket
 import stat
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from ovfuse.errors import MountFailedError, MountpointError
+from ovfuse.errors import MountFailedError, MountpointError, OvfuseError
 from ovfuse.quote import quoted
+from ovfuse.serve.background import describe_error, error_of
 from ovfuse.serve.mounts import find_mount
 
 __all__ = [
@@ -74,11 +75,18 @@ class ControlServer:
         mountpoint: the real path of it.
         answer: makes the answer to `status`; `ready` in it says whether the mount
             has been made.
+        commands: what else may be asked for, by name; each is given the request and
+            returns the answer, and what to do when that is on its way.
     """
 
-    def __init__(self, mountpoint: Path, answer: Callable[[], dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        mountpoint: Path,
+        answer: Callable[[], dict[str, Any]],
+        commands: "Mapping[str, Command] | None" = None,
+    ) -> None:
+        self._commands = {"status": lambda _: (answer(), None), **(commands or {})}
         self._mountpoint = mountpoint
-        self._answer = answer
         self._path = socket_path(mountpoint, runtime_directory())
         self._number = 0
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -158,39 +166,64 @@ class ControlServer:
                 if _peer(client)[1] not in (0, os.getuid()):
                     return
                 request = json.loads(_read_line(client, _MAX_REQUEST_SIZE))
-                client.sendall(_line(self._respond(request)))
+                answer, then = self._respond(request)
+                client.sendall(_line(answer))
+                if then is not None:
+                    then()
         finally:
             self._clients.release()
 
-    def _respond(self, request: object) -> dict[str, Any]:
-        if request != {"command": "status"}:
-            return {"error": "unknown command"}
+    def _respond(self, request: object) -> "Answer":
+        name = request.get("command") if isinstance(request, dict) else None
+        command = self._commands.get(name) if isinstance(name, str) else None
+        if command is None or not isinstance(request, dict):
+            return {"error": "unknown command"}, None
         try:
-            return self._answer()
+            return command(request)
+        except OvfuseError as error:
+            return {"error": error.message, "failed": describe_error(error)}, None
         except Exception:  # noqa: BLE001  a broken answer must not end the mount
-            _log.exception("the status cannot be told")
-            return {"error": "internal"}
+            _log.exception("%s cannot be answered", name)
+            return {"error": "internal"}, None
 
 
-def ask(path: Path, uid: int, command: str = "status") -> dict[str, Any] | None:
+Answer = tuple[dict[str, Any], Callable[[], None] | None]
+Command = Callable[[dict[str, Any]], Answer]
+
+
+def ask(
+    path: Path,
+    uid: int,
+    command: str = "status",
+    *,
+    timeout: float = _TIMEOUT_SECONDS,
+    **fields: object,
+) -> dict[str, Any] | None:
     """Return the answer of the daemon behind a socket; None if there is none.
 
     Args:
         path: the socket.
         uid: the account that the daemon must run under.
         command: what to ask.
+        timeout: seconds that it may take.
+        fields: of the request.
+
+    Raises:
+        OvfuseError: the daemon's own, of what it was asked to do.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as daemon:
-        daemon.settimeout(_TIMEOUT_SECONDS)
+        daemon.settimeout(timeout)
         try:
             daemon.connect(os.fspath(path))
             pid, owner, _ = _peer(daemon)
             if owner != uid:
                 return None
-            daemon.sendall(_line({"command": command}))
+            daemon.sendall(_line({"command": command, **fields}))
             answer = json.loads(_read_line(daemon, _MAX_ANSWER_SIZE))
         except (OSError, ValueError, RecursionError):
             return None
+    if isinstance(answer, dict) and isinstance(answer.get("failed"), dict):
+        raise error_of(answer["failed"])
     if not isinstance(answer, dict) or "error" in answer:
         return None
     return {**answer, "pid": pid}  # the kernel's word, in our pid namespace

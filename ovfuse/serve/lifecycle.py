@@ -8,10 +8,12 @@ thread of a process that has no other; the threads of a mount are made here.
 import logging
 import os
 import resource
+import signal
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ovfuse.errors import MountFailedError, OvfuseError, describe
 from ovfuse.keeping import Keeping, NothingKept
@@ -19,7 +21,7 @@ from ovfuse.mountinfo import FILESYSTEM_TYPE, list_mounts
 from ovfuse.quote import quoted
 from ovfuse.secret import harden_process, lock_all_memory, may_swap
 from ovfuse.serve.background import Launch, run_in_background
-from ovfuse.serve.control import ControlServer, remove_dead_socket
+from ovfuse.serve.control import Answer, ControlServer, remove_dead_socket
 from ovfuse.serve.engine import Engine, Setup
 from ovfuse.serve.engines import make_engine
 from ovfuse.serve.failures import Failures
@@ -32,14 +34,16 @@ from ovfuse.serve.readiness import ReadinessWatch, mounted_device
 from ovfuse.serve.status import status_of
 from ovfuse.serve.stopping import StopSignals
 from ovfuse.serve.survival.keeper import keep_serving
+from ovfuse.serve.survival.reload import Restart
 from ovfuse.serve.unmount import detach_mount
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ovfuse.serve.survival.channel import Records
     from ovfuse.view.contract import View
 
-__all__ = ["run_mount"]
+__all__ = ["MountPlan", "run_mount"]
 
 _log = logging.getLogger(__name__)
 
@@ -47,12 +51,37 @@ _DEVICE_RECORD: Final = "device"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
+class MountPlan:
+    """What is mounted, and how.
+
+    Attributes:
+        cipherdir: what is served; only its name is used here.
+        mountpoint: an empty directory.
+        options: as parsed from `-o`.
+        open_view: finds the keys and makes the view; called in the process that
+            serves, while it still has the terminal, and again in its successors,
+            which it gives what they inherited.
+        foreground: stay, instead of leaving a daemon behind.
+        asked: what another version of the program, going on, needs to know besides
+            both places; it can be written as JSON. None: it cannot go on.
+        inherited: what another version left; then both are real paths.
+    """
+
     cipherdir: Path
     mountpoint: Path
     options: MountOptions
     open_view: "Callable[[Keeping], View]"
-    background: bool
+    foreground: bool
+    asked: Mapping[str, Any] | None = None
+    inherited: "Records | None" = None
+
+    @property
+    def restart(self) -> Restart | None:
+        """How another version of the program goes on."""
+        if self.asked is None:
+            return None
+        places = {"cipherdir": f"{self.cipherdir}", "mountpoint": f"{self.mountpoint}"}
+        return Restart(["mount", *places.values()], {**self.asked, **places})
 
 
 class _ForegroundLaunch:
@@ -72,46 +101,49 @@ class _ForegroundLaunch:
         notify(STOPPING=1, STATUS="stopping")
 
 
-def run_mount(
-    *,
-    cipherdir: Path,
-    mountpoint: Path,
-    options: MountOptions,
-    open_view: "Callable[[Keeping], View]",
-    foreground: bool,
-) -> None:
+class _RestartedLaunch:
+    """It was launched by the version of the program before."""
+
+    def detach(self) -> None:
+        pass
+
+    def settle(self) -> None:
+        pass
+
+    def ready(self) -> bool:
+        return True
+
+    def stopping(self) -> None:
+        pass
+
+
+def run_mount(plan: MountPlan) -> None:
     """Mount; return when it answers, or in the foreground when it has ended.
 
-    Args:
-        cipherdir: what is served; only its name is used here.
-        mountpoint: an empty directory.
-        options: as parsed from `-o`.
-        open_view: finds the keys and makes the view; called in the process that
-            serves, while it still has the terminal, and again in its successors,
-            which it gives what they inherited.
-        foreground: stay, instead of leaving a daemon behind.
+    With an inheritance, go on with what is mounted, and return when that has ended.
 
     Raises:
         MountpointError: the mountpoint is unsuitable.
         MountFailedError: FUSE refused, or the daemon died.
         OvfuseError: whatever `open_view` raises.
     """
-    check_fuse(allow_other=options.allow_other)
-    plan = _Plan(
-        cipherdir=Path(os.path.realpath(cipherdir)),
-        mountpoint=check_mountpoint(mountpoint, cipherdir),
-        options=options,
-        open_view=open_view,
-        background=not foreground,
+    if plan.inherited is not None:  # whoever looked at the mountpoint would hang
+        _start(plan, _ForegroundLaunch() if plan.foreground else _RestartedLaunch())
+        return
+    check_fuse(allow_other=plan.options.allow_other)
+    plan = replace(
+        plan,
+        mountpoint=check_mountpoint(plan.mountpoint, plan.cipherdir),
+        cipherdir=Path(os.path.realpath(plan.cipherdir)),
     )
-    if foreground:
+    if plan.foreground:
         _start(plan, _ForegroundLaunch())
     elif not run_in_background(lambda launch: _start(plan, launch)):
         _clean_up_after_death(plan.mountpoint)
         raise MountFailedError("the daemon died before it was ready")
 
 
-def _start(plan: _Plan, launch: Launch) -> None:
+def _start(plan: MountPlan, launch: Launch) -> None:
     """Serve, with a keeper where the engine can go on in another process."""
     if plan.options.engine != "kernel":
         _serve(plan, launch, NothingKept())
@@ -119,13 +151,18 @@ def _start(plan: _Plan, launch: Launch) -> None:
     _harden_process()  # the keeper has keys, too
     _warm_up()
     try:
-        keep_serving(lambda daemon, keeping: _serve(plan, daemon, keeping), launch)
+        keep_serving(
+            lambda daemon, keeping: _serve(plan, daemon, keeping),
+            launch,
+            plan.restart,
+            plan.inherited,
+        )
     except MountFailedError:
         _clean_up_after_death(plan.mountpoint)
         raise
 
 
-def _serve(plan: _Plan, launch: Launch, keeping: Keeping) -> None:
+def _serve(plan: MountPlan, launch: Launch, keeping: Keeping) -> None:
     """Do everything from the first key to the last wiped byte."""
     logs = Logs(plan.options.log)
     try:
@@ -158,7 +195,9 @@ class _Service:
         setup: for the engine.
     """
 
-    def __init__(self, plan: _Plan, launch: Launch, logs: Logs, setup: Setup) -> None:
+    def __init__(
+        self, plan: MountPlan, launch: Launch, logs: Logs, setup: Setup
+    ) -> None:
         self._plan = plan
         self._launch = launch
         self._logs = logs
@@ -185,7 +224,14 @@ class _Service:
         return ControlServer(
             self._plan.mountpoint,
             lambda: status_of(self._setup, ready=bool(self._devices)),
+            {"reload": self._reload},
         )
+
+    def _reload(self, _request: dict[str, Any]) -> Answer:
+        reason = self._setup.keeping.reload()
+        if reason is not None:
+            raise MountFailedError(f"not reloaded: {reason}")
+        return {}, _end_at_once
 
     def _device_that_answers(self) -> "Callable[[], int | None]":
         if not self._setup.keeping.is_successor:
@@ -197,9 +243,13 @@ class _Service:
         self._devices.append(device)
         self._setup.keeping.keep(_DEVICE_RECORD, b"%d" % device)
         self._launch.settle()
-        self._logs.settle(background=self._plan.background)
-        goes_on = "going on" if self._setup.keeping.is_successor else "serving"
-        _log.info("%s on %s", goes_on, quoted(self._plan.mountpoint))
+        self._logs.settle(background=not self._plan.foreground)
+        place = quoted(self._plan.mountpoint)
+        if self._setup.keeping.is_successor:
+            reason = self._setup.keeping.reason
+            _log.warning("the daemon ended (%s); another serves on %s", reason, place)
+        else:
+            _log.info("serving on %s", place)
         if not self._launch.ready():
             self._signals.request()
 
@@ -211,7 +261,7 @@ class _Service:
         try:
             self._signals.run(engine, self._launch.stopping, self._is_gone)
         except Exception as error:
-            if self._plan.background and self._devices:  # else the user is told
+            if not self._plan.foreground and self._devices:  # else the user is told
                 _log.error("the engine broke off: %s", describe(error))
             if isinstance(error, OvfuseError):
                 raise
@@ -221,6 +271,11 @@ class _Service:
             left = find_mount(self._plan.mountpoint)
             if left is not None and left.device in self._devices:
                 detach_mount(self._plan.mountpoint)
+
+
+def _end_at_once() -> None:
+    """Leave the rest to the successor."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _inherited_devices(keeping: Keeping) -> list[int]:

@@ -17,7 +17,7 @@ from ovfuse.view.contract import ModelStatus
 if TYPE_CHECKING:
     from ovfuse.serve.engine import Setup
 
-__all__ = ["MountStatus", "list_status", "status_of"]
+__all__ = ["MountStatus", "ask_daemon", "list_status", "status_of"]
 
 SERVING: Final = "serving"
 STALE: Final = "stale"
@@ -83,7 +83,7 @@ def list_status() -> list[MountStatus]:
 
 def mount_status(mount: Mount) -> MountStatus:
     """Return the state of one mount."""
-    answer = _ask_daemon(mount)
+    answer = ask_daemon(mount)
     if answer is None:
         gone = is_stale(mount.mountpoint)
         return MountStatus(
@@ -106,14 +106,17 @@ def mount_status(mount: Mount) -> MountStatus:
     )
 
 
-def _ask_daemon(mount: Mount) -> dict[str, Any] | None:
+def ask_daemon(
+    mount: Mount, command: str = "status", timeout: float = 2.0, **fields: object
+) -> dict[str, Any] | None:
+    """Ask the daemon of a mount; see `control.ask`."""
     user_id = mount.user_id or 0
     directories = [control.runtime_directory(user_id)]
     if user_id == os.getuid():
         directories.insert(0, control.runtime_directory())
     for directory in dict.fromkeys(directories):
         path = control.socket_path(mount.mountpoint, directory)
-        answer = control.ask(path, user_id)
+        answer = control.ask(path, user_id, command, timeout=timeout, **fields)
         if answer is not None:
             return answer
     return None

@@ -54,13 +54,14 @@ def main() -> int:
         return cast("View", MemoryView(arguments.directory))
 
     try:
-        lifecycle.run_mount(
+        plan = lifecycle.MountPlan(
             cipherdir=arguments.directory,
             mountpoint=arguments.mountpoint,
             options=parse_options(arguments.options),
             open_view=open_view,
             foreground=arguments.foreground,
         )
+        lifecycle.run_mount(plan)
     except OvfuseError as error:
         sys.stderr.write(f"ovfuse: error: {error.message}\n")
         if error.hint:

@@ -33,7 +33,7 @@ NOTHING_KNOWN = MountStatus(
 def answered(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What a daemon answers; tests fill it."""
     answer: dict[str, Any] = {"pid": 7, "ready": True}
-    monkeypatch.setattr(control, "ask", lambda *_: answer)
+    monkeypatch.setattr(control, "ask", lambda *_, **__: answer)
     return answer
 
 
@@ -93,7 +93,7 @@ def test_user_sees_the_mount_of_another_as_unknown(
 
 
 def test_silent_daemon_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "ask", lambda *_: None)
+    monkeypatch.setattr(control, "ask", lambda *_, **__: None)
 
     assert mount_status(MOUNT) == NOTHING_KNOWN
 
@@ -125,6 +125,7 @@ def test_every_field_is_in_the_json(answered: dict[str, Any]) -> None:
     assert fields.keys() >= {
         *("mountpoint", "cipherdir", "pid", "engine", "state", "models"),
         "failed_reads",
+        "keeper",
     }
     assert fields["models"][0].keys() >= {
         "name",

@@ -124,6 +124,17 @@ class Channel:
         """Whether that one ended by itself rather than by SIGKILL."""
         return self.end is not None and self.end.crashed
 
+    @property
+    def reason(self) -> str:
+        """Why that one ended, for people."""
+        return self.end.reason if self.end else ""
+
+    def reload(self) -> str | None:
+        """Have a new version of the program go on; see `Keeping`."""
+        answer = self.ask("reload")
+        reason = answer.get("refused", "the keeper does not answer")
+        return None if reason is None else str(reason)
+
     def keep(
         self, name: str, data: bytes | memoryview = b"", fds: Sequence[int] = ()
     ) -> None:

@@ -26,6 +26,7 @@ from ovfuse.serve.survival.channel import (
     receive,
     send,
 )
+from ovfuse.serve.survival.reload import Restart, reason_against, start_anew
 
 __all__ = ["Serve", "keep_serving"]
 
@@ -64,7 +65,12 @@ class _KeptLaunch:
             self._channel.tell(kind)
 
 
-def keep_serving(serve: Serve, launch: Launch) -> None:
+def keep_serving(
+    serve: Serve,
+    launch: Launch,
+    restart: Restart | None = None,
+    inherited: Records | None = None,
+) -> None:
     """Serve in a child, and in another one whenever it dies; return at the end.
 
     A child that dies before its mount was ready is not replaced. After it, one that
@@ -73,27 +79,38 @@ def keep_serving(serve: Serve, launch: Launch) -> None:
     Args:
         serve: called in the child.
         launch: told, once, how the start goes.
+        restart: how another version of the program goes on.
+        inherited: what the version before left: there is a mount already.
 
     Raises:
         MountFailedError: it died before the mount was ready, or there is no successor.
         OvfuseError: what `serve` raises.
     """
-    _Keeper(serve, launch).run()
+    _Keeper(serve, launch, restart, inherited).run()
 
 
 class _Keeper:
-    def __init__(self, serve: Serve, launch: Launch) -> None:
+    def __init__(
+        self,
+        serve: Serve,
+        launch: Launch,
+        restart: Restart | None,
+        inherited: Records | None,
+    ) -> None:
         self._serve = serve
         self._launch = launch
-        self._records: Records = {}
+        self._restart = restart
+        self._records: Records = inherited or {}
         self._buffer = new_buffer()
-        self._end: End | None = None
+        goes_on = inherited is not None
+        self._end = End(crashed=False, reason="reloaded") if goes_on else None
         self._pid = 0
-        self._was_ready = self._is_ready = False
+        self._was_ready, self._is_ready = goes_on, False
+        self._is_to_reload = False
         self._error: OvfuseError | None = None
         self._has_ended = False
         self._asked_to_stop: int | None = None
-        self._alive_at = 0.0
+        self._alive_at = time.monotonic()
 
     def run(self) -> None:
         """See `keep_serving`."""
@@ -154,12 +171,22 @@ class _Keeper:
             case "ready":
                 with suppress(OSError):
                     send(daemon, "heard", heard=self._note_ready())
+            case "reload":
+                reason = self._reason_against_reloading()
+                self._is_to_reload = reason is None
+                with suppress(OSError):
+                    send(daemon, "reload", refused=reason)
             case "stopping":
                 self._launch.stopping()
             case "failed":
                 self._error = error_of(fields)
             case "ended":
                 self._has_ended = True
+
+    def _reason_against_reloading(self) -> str | None:
+        if self._restart is None:
+            return "it was not started by the mount command"
+        return reason_against()
 
     def _drop(self, name: str) -> None:
         record = self._records.pop(name, None)
@@ -183,6 +210,10 @@ class _Keeper:
         """
         if self._has_ended:
             return
+        if self._is_to_reload and self._restart is not None:
+            self._is_to_reload = False
+            with suppress(OSError):  # else this one goes on
+                start_anew(self._restart, self._records)
         if not self._was_ready:
             if self._asked_to_stop == signal.SIGINT:
                 raise KeyboardInterrupt

@@ -1,0 +1,161 @@
+"""A keeper that goes on as another version of the program, in the same process.
+
+The new program gets the records as the old one had them: descriptors stay open over
+execve(2), and the bytes, among them keys, come through a pipe, which is memory of the
+kernel that is never swapped. Whether the new one can take them is found out before.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+
+from ovfuse.keeping import Record
+from ovfuse.quote import quoted
+from ovfuse.serve.survival.channel import Records
+
+__all__ = [
+    "Restart",
+    "check",
+    "inherited_records",
+    "is_restarted",
+    "reason_against",
+    "start_anew",
+]
+
+_VERSION: Final = 1
+"""Of the records: the programs before and after must mean the same by them."""
+_VARIABLE: Final = "OVFUSE_KEPT"
+_PLAN: Final = "plan"
+_PROGRAM: Final = (sys.executable, "-P")
+"""With -P, nothing is imported from where the process happens to be."""
+_CHECK: Final = (
+    "import sys, ovfuse.cli.mount, ovfuse.serve.kernel, ovfuse.view, ovfuse.keys;"
+    "from ovfuse.serve.survival.reload import check; check(sys.argv[1])"
+)
+"""With all that a daemon needs."""
+_CHECK_SECONDS: Final = 60
+
+
+def check(version: str) -> None:
+    """Raise ValueError if records of that version mean nothing to this program."""
+    if int(version) != _VERSION:
+        raise ValueError("the records are of another version")
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """How another version of the program is started.
+
+    Attributes:
+        words: of the command line, which nobody parses: they tell people what it is.
+        plan: what it needs to know, as JSON.
+    """
+
+    words: Sequence[str]
+    plan: Mapping[str, Any]
+
+
+def is_restarted() -> bool:
+    """Tell whether this process was another version of the program before."""
+    return _VARIABLE in os.environ
+
+
+def reason_against() -> str | None:
+    """Tell why the program, as it is on disk now, cannot go on, if so."""
+    command = [*_PROGRAM, "-c", _CHECK, f"{_VERSION}"]
+    try:
+        done = subprocess.run(  # noqa: S603  a list, no shell
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            cwd="/",
+            timeout=_CHECK_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"it cannot be started: {quoted(str(error))}"
+    if done.returncode == 0:
+        return None
+    lines = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+    return f"it does not work: {quoted(''.join(lines))}"
+
+
+def start_anew(restart: Restart, records: Records) -> NoReturn:
+    """Become the program as it is on disk now, which gets plan and records.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    records = {**records, _PLAN: Record(json.dumps(restart.plan).encode("ascii"))}
+    command = [*_PROGRAM, "-m", "ovfuse", *restart.words]
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        os.close(reader)
+        _write(writer, records)
+    os.close(writer)
+    for fd in (reader, *(fd for record in records.values() for fd in record.fds)):
+        os.set_inheritable(fd, True)
+    os.execve(  # noqa: S606  a list, no shell
+        command[0], command, {**os.environ, _VARIABLE: f"{reader}"}
+    )
+
+
+def inherited_records() -> tuple[dict[str, Any], Records]:
+    """Return plan and records of the program before; once.
+
+    Raises:
+        ValueError: they are not whole.
+    """
+    pipe = int(os.environ.pop(_VARIABLE))
+    records: Records = {}
+    try:
+        while head := _read_line(pipe):
+            facts = json.loads(head)
+            records[facts["name"]] = Record(_read(pipe, facts["size"]), facts["fds"])
+            for fd in facts["fds"]:
+                os.set_inheritable(fd, False)
+    finally:
+        os.close(pipe)
+    with suppress(ChildProcessError):
+        os.wait()  # for who wrote it
+    return json.loads(bytes(records.pop(_PLAN).data)), records
+
+
+def _read(pipe: int, size: int) -> memoryview:
+    view = memoryview(bytearray(size))
+    done = 0
+    while done < size:
+        count = os.readv(pipe, [view[done:]])
+        if not count:
+            raise ValueError("the records end early")
+        done += count
+    return view
+
+
+def _write(pipe: int, records: Records) -> NoReturn:
+    code = 1
+    try:
+        for name, record in records.items():
+            facts = {"name": name, "fds": record.fds, "size": len(record.data)}
+            os.write(pipe, json.dumps(facts).encode("ascii") + b"\n")
+            done = 0
+            while done < len(record.data):
+                done += os.write(pipe, record.data[done:])
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _read_line(pipe: int) -> bytes:
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        piece = os.read(pipe, 1)
+        if not piece:
+            break
+        line += piece
+    return bytes(line)
