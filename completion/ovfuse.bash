@@ -2,7 +2,7 @@
 _ovfuse() {
   local current=${COMP_WORDS[COMP_CWORD]} name=${COMP_WORDS[1]-} words=""
   if [ "$COMP_CWORD" = 1 ]; then
-    words="compile decrypt doctor encrypt import-openssl inspect keygen mount prune recipients reload status trust unmount verify --help --version"
+    words="compile decrypt doctor encrypt import-openssl inspect keygen lock mount prune recipients reload status trust unlock unmount verify --help --version"
     mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")
     return
   fi
@@ -21,6 +21,8 @@ _ovfuse() {
     "mount") words="-i --identity --verify-key -o -f --foreground --help" ;;
     "unmount") words="--lazy --help" ;;
     "reload") words=" --help" ;;
+    "lock") words="--force --help" ;;
+    "unlock") words="-i --identity --help" ;;
     "status") words="--json --help" ;;
     "verify") words="-i --identity --verify-key --allow-untrusted --allow-rollback --json --help" ;;
     "inspect") words="--json --help" ;;

@@ -60,8 +60,18 @@ class Keeping(Protocol):
         """Whether that one ended by itself rather than by SIGKILL."""
 
     @property
+    def is_locked(self) -> bool:
+        """Whether the mount was locked when this process began."""
+
+    @property
     def reason(self) -> str:
         """Why that one ended, for people; empty if there was none."""
+
+    def lock(self) -> bool:
+        """Forget all but the mount itself, and that it is locked; tell whether so."""
+
+    def unlock(self) -> bool:
+        """Forget that it is locked; tell whether so."""
 
     def reload(self) -> str | None:
         """Have a new version of the program go on, once this process has ended.
@@ -89,8 +99,16 @@ class NothingKept:
     """Keeps nothing: the process ends for good."""
 
     keeper = None
-    is_successor = predecessor_crashed = False
+    is_successor = predecessor_crashed = is_locked = False
     reason = ""
+
+    def lock(self) -> bool:
+        """Tell that nothing is kept that could be locked."""
+        return False
+
+    def unlock(self) -> bool:
+        """Tell that nothing is locked."""
+        return False
 
     def reload(self) -> str | None:
         """Tell that nobody would go on."""

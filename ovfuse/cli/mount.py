@@ -22,6 +22,8 @@ from ovfuse.errors import LoadError, OvfuseError
 if TYPE_CHECKING:
     from ovfuse.keeping import Keeping
     from ovfuse.keys import Unlocker
+    from ovfuse.keys.unlocker import AskPassphrase
+    from ovfuse.serve.locked import Unlocking
     from ovfuse.serve.options import MountOptions as ParsedOptions
     from ovfuse.view.contract import View
 
@@ -53,7 +55,8 @@ def mount(
         cipherdir=cipherdir,
         mountpoint=mountpoint,
         options=options,
-        open_view=_view_opener(cipherdir, asked, options),
+        # Absolute: it is called again when the working directory is another one.
+        open_view=_view_opener(cipherdir.absolute(), asked, options),
         foreground=foreground,
         asked=asked._asdict() | {"foreground": foreground},
     )
@@ -125,14 +128,21 @@ def _check_dumps(*, allowed: bool) -> None:
 
 def _view_opener(
     cipherdir: Path, asked: _Asked, options: "ParsedOptions"
-) -> "Callable[[Keeping], View]":
+) -> "Callable[[Keeping, Unlocking | None], View]":
     """Return what opens the view, in the process that will serve it."""
 
-    def open_it(keeping: "Keeping") -> "View":
+    def open_it(keeping: "Keeping", unlocking: "Unlocking | None") -> "View":
         from ovfuse.view import open_view
 
         prompt = Prompt()
-        unlocker = _unlocker(asked, options, prompt, keeping)
+        if unlocking is not None:
+            identities = list(unlocking.identities) or asked.identities
+            given = asked._replace(identities=identities)
+            unlocker = _find_unlocker(given, options, lambda _: unlocking.passphrase)
+        elif keeping.is_successor:
+            unlocker = _find_again(asked, options)
+        else:
+            unlocker = _find_unlocker(asked, options, prompt)
         view = open_view(
             cipherdir,
             unlocker,
@@ -148,22 +158,27 @@ def _view_opener(
     return open_it
 
 
-def _unlocker(
-    asked: _Asked, options: "ParsedOptions", prompt: Prompt, keeping: "Keeping"
+def _find_unlocker(
+    asked: _Asked, options: "ParsedOptions", ask: "AskPassphrase | None"
 ) -> "Unlocker":
     from ovfuse.keys import Unlocker
 
+    return Unlocker.find(
+        [Path(path) for path in asked.identities],
+        [Path(path) for path in asked.verify_keys],
+        allow_untrusted=options.allow_untrusted,
+        allow_rollback=options.allow_rollback,
+        ask=ask,
+    )
+
+
+def _find_again(asked: _Asked, options: "ParsedOptions") -> "Unlocker":
+    """Do without an identity that is not there any more: what is open goes on."""
+    from ovfuse.keys import Unlocker
+
     try:
-        return Unlocker.find(
-            [Path(path) for path in asked.identities],
-            [Path(path) for path in asked.verify_keys],
-            allow_untrusted=options.allow_untrusted,
-            allow_rollback=options.allow_rollback,
-            ask=None if keeping.is_successor else prompt,
-        )
+        return _find_unlocker(asked, options, None)
     except OvfuseError as error:
-        if not keeping.is_successor:
-            raise
         _log.warning("only what is open goes on: %s", error.message)
         return Unlocker.without_keys()
 

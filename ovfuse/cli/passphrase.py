@@ -6,7 +6,7 @@ import sys
 from ovfuse.cli import terminal
 from ovfuse.errors import UsageError
 
-__all__ = ["Prompt", "ask_new_passphrase"]
+__all__ = ["Prompt", "ask_new_passphrase", "ask_passphrase"]
 
 
 class Prompt:
@@ -17,13 +17,16 @@ class Prompt:
 
     def __call__(self, model: str) -> str | None:
         """Return what was typed, or None if nobody can be asked."""
-        if not self._open:
-            return None
-        return _typed(f"passphrase for {model}: ")
+        return ask_passphrase(model) if self._open else None
 
     def close(self) -> None:
         """Ask no more: the command serves now, perhaps in the background."""
         self._open = False
+
+
+def ask_passphrase(about: str) -> str | None:
+    """Return what was typed, or None if nobody can be asked."""
+    return _typed(f"passphrase for {about}: ") if _is_terminal() else None
 
 
 def ask_new_passphrase() -> str:

@@ -4,6 +4,7 @@ Used by the commands. Stateless; any thread. Nothing here looks inside the mount
 """
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,9 +12,9 @@ from ovfuse.errors import MountFailedError, NotMountedError
 from ovfuse.mountinfo import FILESYSTEM_TYPE, Mount
 from ovfuse.quote import quoted
 from ovfuse.serve.mounts import find_mount, resolve_mountpoint
-from ovfuse.serve.status import SERVING, MountStatus, ask_daemon, mount_status
+from ovfuse.serve.status import LOCKED, SERVING, MountStatus, ask_daemon, mount_status
 
-__all__ = ["reload"]
+__all__ = ["lock", "reload", "unlock"]
 
 _TIMEOUT_SECONDS: Final = 90.0
 """For the daemon to look into what it is asked."""
@@ -34,6 +35,48 @@ def reload(mountpoint: Path) -> None:
     mount = _mount_at(mountpoint)
     before = mount_status(mount).pid
     _ask(mount, "reload")
+    _wait_for_another(mount, before)
+
+
+def lock(mountpoint: Path, *, force: bool = False) -> None:
+    """Have keys and plaintext of a mount dropped; return when it is locked.
+
+    Args:
+        mountpoint: absolute.
+        force: also what is in use.
+
+    Raises:
+        NotMountedError: there is no mount of ovfuse.
+        MountpointError: something of it is in use.
+        MountFailedError: its daemon cannot or does not answer.
+    """
+    mount = _mount_at(mountpoint)
+    before = mount_status(mount)
+    _ask(mount, "lock", force=force)
+    if before.state != LOCKED:
+        _wait_for_another(mount, before.pid)
+
+
+def unlock(
+    mountpoint: Path, identities: Sequence[Path] = (), passphrase: str | None = None
+) -> None:
+    """Have a locked mount serve again; return when it does.
+
+    Args:
+        mountpoint: absolute.
+        identities: files, absolute; none: as when it was mounted.
+        passphrase: to try, if there is one.
+
+    Raises:
+        NotMountedError: there is no mount of ovfuse.
+        MountpointError: it is not locked.
+        NoUsableKeyError: nothing of that opens it; it stays locked.
+        OvfuseError: what is sealed there is not whole, or not to be trusted.
+    """
+    mount = _mount_at(mountpoint)
+    before = mount_status(mount).pid
+    files = [f"{path}" for path in identities]
+    _ask(mount, "unlock", identities=files, passphrase=passphrase)
     _wait_for_another(mount, before)
 
 
@@ -58,7 +101,7 @@ def _wait_for_another(mount: Mount, before: int | None) -> MountStatus:
     deadline = time.monotonic() + _WAIT_SECONDS
     while time.monotonic() < deadline:
         status = mount_status(mount)
-        if status.state == SERVING and status.pid != before:
+        if status.state in {SERVING, LOCKED} and status.pid != before:
             return status
         time.sleep(_INTERVAL_SECONDS)
     raise MountFailedError(f"nobody went on with {quoted(mount.mountpoint)}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ovfuse.keeping import Keeping, NothingKept
+from ovfuse.serve.gate import Gate
 from ovfuse.serve.resident.usage import Usage
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Setup:
         failures: told of everything that goes wrong.
         usage: told of what is in memory for the kernel to serve.
         keeping: told of what a successor needs.
+        gate: passed by all that asks for content.
         goes_on: set by the engine of a successor when it serves.
     """
 
@@ -43,6 +45,7 @@ class Setup:
     failures: "Failures"
     usage: Usage = field(default_factory=Usage)
     keeping: Keeping = field(default_factory=NothingKept)
+    gate: Gate = field(default_factory=Gate)
     goes_on: threading.Event = field(default_factory=threading.Event)
 
 
@@ -54,6 +57,19 @@ class Engine(Protocol):
 
         Raises:
             MountFailedError: it could not be mounted, or the serving broke off.
+        """
+
+    def take_back(self, *, force: bool) -> bool:
+        """Take back what the kernel has of plaintext, once the gate is closed.
+
+        Args:
+            force: also what is in use.
+
+        Returns:
+            whether it was done; else something is in use, and all is as it was.
+
+        Raises:
+            MountFailedError: this engine cannot.
         """
 
     def stop(self) -> None:

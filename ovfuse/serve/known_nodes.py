@@ -50,6 +50,7 @@ class NodeTable:
         self._view: Final = view
         self._counts: Final = counts
         self._known: Final[dict[int, Known]] = {}
+        self._unknown: Final[dict[int, int]] = {}
         self._lock = threading.Lock()
 
     def get(self, number: int) -> Known:
@@ -71,7 +72,7 @@ class NodeTable:
             before = known = self._known.get(node.number)
             if known is None or known.node is not node:
                 self._view.retain(node)
-                lookups = known.lookups if known else 0
+                lookups = known.lookups if known else self._unknown.pop(node.number, 0)
                 path = b"%b/%b" % (parent.path, name)
                 known = Known(node, parent.node.number, path, lookups)
                 self._known[node.number] = known
@@ -85,6 +86,10 @@ class NodeTable:
         with self._lock:
             known = self._known.get(number)
             if known is None:
+                left = max(self._unknown.pop(number, 0) - lookups, 0)
+                if left:
+                    self._unknown[number] = left
+                self._counts[number] = left
                 return
             known.lookups -= lookups
             self._counts[number] = max(known.lookups, 0)
@@ -94,15 +99,16 @@ class NodeTable:
         self._view.release(known.node)
 
     def restore(self) -> None:
-        """Know what a predecessor told, as far as it still is there."""
-        unknown = dict(self._counts)
-        for parent, path, node in self._view.every_node() if unknown else ():
-            lookups = unknown.pop(node.number, 0)
+        """Know what a predecessor told, as far as it still is there.
+
+        The rest stays counted until it is forgotten, for the next one.
+        """
+        self._unknown.update(dict(self._counts))
+        for parent, path, node in self._view.every_node() if self._unknown else ():
+            lookups = self._unknown.pop(node.number, 0)
             if lookups:
                 self._view.retain(node)
                 self._known[node.number] = Known(node, parent, path, lookups)
-        for number in unknown:
-            self._counts[number] = 0
 
     def parent_of(self, known: Known) -> "Node":
         """Return the directory that a node was found in, or one in its stead."""
@@ -125,6 +131,15 @@ class NodeTable:
             names = [name for name, child in children if child.number in self._known]
             changes += [Change(directory.number, names)] if names else []
         return changes
+
+    def everything(self) -> list[Change]:
+        """Return all that the kernel may remember: nodes, and names in them."""
+        with self._lock:
+            names = {number: list[bytes]() for number in (*self._unknown, *self._known)}
+            for known in self._known.values():
+                name = known.path.rpartition(b"/")[2]
+                names.setdefault(known.parent, []).append(name)
+        return [Change(number, found) for number, found in names.items()]
 
     def __len__(self) -> int:
         return len(self._known)

@@ -192,6 +192,10 @@ class LibfuseEngine:
             for file in operations.open_files.values():
                 file.handle.close()  # of a mount that was detached lazily
 
+    def take_back(self, *, force: bool) -> bool:  # noqa: ARG002
+        """Refuse: it could not go on without its keys."""
+        raise MountFailedError("engine=libfuse cannot be locked")
+
     def stop(self) -> None:
         """Make libfuse's loop end, which only a thread of its own can; see Engine."""
         self._stopping.set()

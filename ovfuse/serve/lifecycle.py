@@ -15,16 +15,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ovfuse.errors import MountFailedError, OvfuseError, describe
+from ovfuse.errors import MountFailedError, MountpointError, OvfuseError, describe
 from ovfuse.keeping import Keeping, NothingKept
 from ovfuse.mountinfo import FILESYSTEM_TYPE, list_mounts
 from ovfuse.quote import quoted
 from ovfuse.secret import harden_process, lock_all_memory, may_swap
 from ovfuse.serve.background import Launch, run_in_background
 from ovfuse.serve.control import Answer, ControlServer, remove_dead_socket
-from ovfuse.serve.engine import Engine, Setup
+from ovfuse.serve.engine import Setup
 from ovfuse.serve.engines import make_engine
 from ovfuse.serve.failures import Failures
+from ovfuse.serve.gate import Gate
+from ovfuse.serve.holders import holders, mappers, named
+from ovfuse.serve.locked import LockedView, Unlocking
 from ovfuse.serve.logs import Logs
 from ovfuse.serve.mountpoint import check_fuse, check_mountpoint
 from ovfuse.serve.mounts import find_mount, is_stale
@@ -47,6 +50,8 @@ __all__ = ["MountPlan", "run_mount"]
 
 _log = logging.getLogger(__name__)
 
+_QUIET_SECONDS: Final = 10.0
+"""For opens and reads to come to their ends before a mount is locked."""
 _DEVICE_RECORD: Final = "device"
 
 
@@ -60,7 +65,7 @@ class MountPlan:
         options: as parsed from `-o`.
         open_view: finds the keys and makes the view; called in the process that
             serves, while it still has the terminal, and again in its successors,
-            which it gives what they inherited.
+            which it gives what they inherited; and to unlock a mount.
         foreground: stay, instead of leaving a daemon behind.
         asked: what another version of the program, going on, needs to know besides
             both places; it can be written as JSON. None: it cannot go on.
@@ -70,7 +75,7 @@ class MountPlan:
     cipherdir: Path
     mountpoint: Path
     options: MountOptions
-    open_view: "Callable[[Keeping], View]"
+    open_view: "Callable[[Keeping, Unlocking | None], View]"
     foreground: bool
     asked: Mapping[str, Any] | None = None
     inherited: "Records | None" = None
@@ -167,7 +172,7 @@ def _serve(plan: MountPlan, launch: Launch, keeping: Keeping) -> None:
     logs = Logs(plan.options.log)
     try:
         _prepare_process()
-        view = plan.open_view(keeping)
+        view = LockedView() if keeping.is_locked else plan.open_view(keeping, None)
         try:
             launch.detach()
             setup = Setup(
@@ -177,6 +182,7 @@ def _serve(plan: MountPlan, launch: Launch, keeping: Keeping) -> None:
                 options=plan.options,
                 failures=Failures(),
                 keeping=keeping,
+                gate=Gate(is_open=not keeping.is_locked),
             )
             _Service(plan, launch, logs, setup).run()
         finally:
@@ -202,6 +208,7 @@ class _Service:
         self._launch = launch
         self._logs = logs
         self._setup = setup
+        self._engine = make_engine(setup)
         self._signals = StopSignals()
         self._devices = _inherited_devices(setup.keeping)
 
@@ -211,10 +218,9 @@ class _Service:
         Raises:
             OvfuseError: it could not be mounted, or the engine broke off.
         """
-        engine = make_engine(self._setup)
         watch = ReadinessWatch(self._device_that_answers(), self._note_ready)
         with self._signals, self._control(), watch:
-            self._run(engine)
+            self._run()
         self._launch.stopping()
         _log.info("unmounted %s", quoted(self._plan.mountpoint))
 
@@ -224,7 +230,7 @@ class _Service:
         return ControlServer(
             self._plan.mountpoint,
             lambda: status_of(self._setup, ready=bool(self._devices)),
-            {"reload": self._reload},
+            {"reload": self._reload, "lock": self._lock, "unlock": self._unlock},
         )
 
     def _reload(self, _request: dict[str, Any]) -> Answer:
@@ -247,7 +253,7 @@ class _Service:
         place = quoted(self._plan.mountpoint)
         if self._setup.keeping.is_successor:
             reason = self._setup.keeping.reason
-            _log.warning("the daemon ended (%s); another serves on %s", reason, place)
+            _log.warning("another daemon serves on %s: %s", place, reason)
         else:
             _log.info("serving on %s", place)
         if not self._launch.ready():
@@ -257,9 +263,9 @@ class _Service:
         mounted = {mount.device for mount in list_mounts()}
         return bool(self._devices) and mounted.isdisjoint(self._devices)
 
-    def _run(self, engine: Engine) -> None:
+    def _run(self) -> None:
         try:
-            self._signals.run(engine, self._launch.stopping, self._is_gone)
+            self._signals.run(self._engine, self._launch.stopping, self._is_gone)
         except Exception as error:
             if not self._plan.foreground and self._devices:  # else the user is told
                 _log.error("the engine broke off: %s", describe(error))
@@ -271,6 +277,40 @@ class _Service:
             left = find_mount(self._plan.mountpoint)
             if left is not None and left.device in self._devices:
                 detach_mount(self._plan.mountpoint)
+
+    def _lock(self, request: dict[str, Any]) -> Answer:
+        keeping, mountpoint = self._setup.keeping, self._plan.mountpoint
+        if keeping.is_locked:
+            return {}, None
+        if keeping.keeper is None:
+            raise MountFailedError("without a keeper, it could not be unlocked again")
+        if not self._take_back(force=request.get("force") is True):
+            self._setup.gate.open()
+            raise MountpointError(
+                f"{quoted(mountpoint)} is in use by {named(list(holders(mountpoint)))}",
+                hint="end them, or use --force",
+            )
+        if not keeping.lock():
+            raise MountFailedError("not locked: the keeper does not answer")
+        return {}, _end_at_once  # nothing may linger in the memory of this process
+
+    def _take_back(self, *, force: bool) -> bool:
+        """Let nobody have content any more; tell whether what was there is gone."""
+        if not force and any(mappers(self._plan.mountpoint)):
+            return False
+        is_quiet = self._setup.gate.close(_QUIET_SECONDS)
+        return is_quiet and self._engine.take_back(force=force)
+
+    def _unlock(self, request: dict[str, Any]) -> Answer:
+        keeping, mountpoint = self._setup.keeping, quoted(self._plan.mountpoint)
+        if not keeping.is_locked:
+            raise MountpointError(f"{mountpoint} is not locked")
+        keeping.lock()  # nothing is left of an attempt that was interrupted
+        view = self._plan.open_view(keeping, Unlocking.parse(request))
+        if not keeping.unlock():
+            view.close()
+            raise MountFailedError("not unlocked: the keeper does not answer")
+        return {}, _end_at_once  # the successor never sees the identity
 
 
 def _end_at_once() -> None:

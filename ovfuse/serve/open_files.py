@@ -5,6 +5,7 @@ Used by the kernel engine. Threading: one lock around changes; reading takes non
 
 import logging
 import threading
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from ovfuse.errors import OvfuseError, SupersededError
@@ -37,6 +38,7 @@ class OpenFiles:
         self._resident = resident
         self._choice = choice
         self._handles: Final[dict[int, list[Handle]]] = {}
+        self._unreadable: Final[Counter[int]] = Counter()
         self._lock = threading.Lock()
 
     def add(
@@ -75,17 +77,20 @@ class OpenFiles:
         return backing
 
     def restore(self, view: "View", nodes: "NodeTable") -> None:
-        """Open again what was open in a predecessor."""
+        """Open again what was open in a predecessor.
+
+        What cannot be opened stays counted until it is closed: after all, it may be
+        possible for the next one.
+        """
         for number, opens in tuple(self._counts):
             if self._resident is not None:
                 self._resident.restore(number, opens)
             try:
                 node = nodes.get(number).node
-                for _ in range(opens):
-                    self._handles.setdefault(number, []).append(view.reopen(node))
+                self._handles[number] = [view.reopen(node) for _ in range(opens)]
             except OvfuseError as error:
-                _log.error("a file that was open cannot be read on: %s", error.message)
-            self._count(number)
+                self._unreadable[number] = opens
+                _log.info("a file that was open cannot be read: %s", error.message)
 
     def get(self, fh: int) -> "Handle":
         """Return a handle to read from.
@@ -102,15 +107,25 @@ class OpenFiles:
         """Close one of the handles."""
         with self._lock:
             handles = self._handles.get(fh)
-            if not handles:
-                return
-            handle = handles.pop()
-            if not handles:
+            handle = handles.pop() if handles else None
+            if handle is None:
+                self._unreadable[fh] = max(self._unreadable[fh] - 1, 0)
+            elif not handles:
                 del self._handles[fh]
             self._count(fh)
+        if handle is None:
+            return
         handle.close()
         if self._resident is not None:
             self._resident.release(fh)
+
+    def lock(self, *, force: bool) -> bool:
+        """Free what is in memory, unless it is in use; tell whether that was done.
+
+        Args:
+            force: also what is in use.
+        """
+        return self._resident is None or self._resident.lock(force=force)
 
     def close(self) -> None:
         """Close all that is left, of a mount that was detached lazily."""
@@ -130,4 +145,5 @@ class OpenFiles:
         return self._resident.open(wanted)
 
     def _count(self, number: int) -> None:
-        self._counts[number] = len(self._handles.get(number, ()))
+        opens = len(self._handles.get(number, ())) + self._unreadable[number]
+        self._counts[number] = opens

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["MountStatus", "ask_daemon", "list_status", "status_of"]
 
 SERVING: Final = "serving"
+LOCKED: Final = "locked"
 STALE: Final = "stale"
 UNKNOWN: Final = "unknown"
 
@@ -34,8 +35,9 @@ class MountStatus:
         pid: the daemon.
         keeper: the process that replaces it when it is killed, if any does.
         engine: how it serves.
-        state: `serving`; `stale`: the daemon is gone; `unknown`: it does not
-            answer, as another account's does not, or has only just started.
+        state: `serving`; `locked`: without keys, until `unlock`; `stale`: the daemon
+            is gone; `unknown`: it does not answer, as another account's does not, or
+            has only just started.
         models: the sealed models in it.
         failed_reads: opens and reads that were answered with an error.
         resident_files: files that are in memory, from which the kernel serves them;
@@ -68,6 +70,7 @@ def status_of(setup: "Setup", *, ready: bool) -> dict[str, Any]:
         "pid": os.getpid(),
         "keeper": setup.keeping.keeper,
         "ready": ready,
+        "locked": setup.keeping.is_locked,
         "engine": setup.options.engine,
         "models": [asdict(model) for model in setup.view.status()],
         "failed_reads": setup.failures.failed_reads,
@@ -98,7 +101,7 @@ def mount_status(mount: Mount) -> MountStatus:
         pid=answer["pid"],
         keeper=_number(answer.get("keeper")),
         engine=str(answer.get("engine")),
-        state=SERVING if answer.get("ready") else UNKNOWN,
+        state=_state(answer),
         models=list(_models(answer.get("models"))),
         failed_reads=_number(answer.get("failed_reads")),
         resident_files=_number(answer.get("resident_files")),
@@ -134,6 +137,12 @@ def _models(raw: object) -> Iterable[ModelStatus]:
                 state=str(model.get("state", "")),
                 reason=str(model.get("reason", "")),
             )
+
+
+def _state(answer: dict[str, Any]) -> str:
+    if not answer.get("ready"):
+        return UNKNOWN
+    return LOCKED if answer.get("locked") is True else SERVING
 
 
 def _number(raw: object) -> int | None:

@@ -20,6 +20,7 @@ from ovfuse.errors import MountpointError, NotMountedError
 from ovfuse.mountinfo import FILESYSTEM_TYPE
 from ovfuse.quote import quoted
 from ovfuse.serve.control import remove_dead_socket
+from ovfuse.serve.holders import holders, named
 from ovfuse.serve.mounts import find_mount, fusermount, resolve_mountpoint
 from ovfuse.serve.status import mount_status
 
@@ -30,7 +31,6 @@ _UMOUNT_NOFOLLOW: Final = 8
 _WAIT_SECONDS: Final = 30
 _RETRY_SECONDS: Final = 1.0
 _RETRY_INTERVAL_SECONDS: Final = 0.05
-_MAX_NAMED: Final = 5
 
 
 def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
@@ -51,7 +51,7 @@ def unmount(mountpoint: Path, *, lazy: bool = False) -> None:
         raise NotMountedError(f"no ovfuse mount on {quoted(mountpoint)}")
     status = mount_status(mount)
     with _processes(status.pid, status.keeper) as processes:
-        in_use = lazy and any(_holders(resolved))
+        in_use = lazy and any(holders(resolved))
         _detach(resolved, lazy=lazy)
         for process in processes if not in_use else ():
             _wait_until_gone(process, status.pid)
@@ -76,23 +76,17 @@ def _detach(mountpoint: Path, *, lazy: bool) -> None:
             reason = _unmount_as_user(mountpoint, lazy=lazy)
         if reason is None:
             return
-        holders = list(_holders(mountpoint))
-        if holders or time.monotonic() > deadline:
+        found = list(holders(mountpoint))
+        if found or time.monotonic() > deadline:
             break
         # Somebody's stat(2) in this moment makes a mount busy, too.
         time.sleep(_RETRY_INTERVAL_SECONDS)
-    if not holders and reason != os.strerror(errno.EBUSY):
+    if not found and reason != os.strerror(errno.EBUSY):
         raise MountpointError(f"cannot unmount {quoted(mountpoint)}: {reason}")
     raise MountpointError(
-        f"{quoted(mountpoint)} is busy: in use by {_named(holders)}",
+        f"{quoted(mountpoint)} is busy: in use by {named(found)}",
         hint="end them, or use --lazy",
     )
-
-
-def _named(holders: list[str]) -> str:
-    named = ", ".join(holders[:_MAX_NAMED]) or "a process that cannot be seen"
-    more = len(holders) - _MAX_NAMED
-    return f"{named} and {more} more" if more > 0 else named
 
 
 def _unmount_as_root(mountpoint: Path, *, lazy: bool) -> str | None:
@@ -115,31 +109,6 @@ def _unmount_as_user(mountpoint: Path, *, lazy: bool) -> str | None:
     if done.returncode == 0:
         return None
     return quoted(done.stderr.strip() or f"fusermount3 ended with {done.returncode}")
-
-
-def _holders(mountpoint: Path) -> Iterator[str]:
-    """Yield the processes, as far as we may look, that use something in there."""
-    prefix = os.fspath(mountpoint)
-    for process in Path("/proc").iterdir():
-        if process.name.isdecimal() and any(
-            path == prefix or path.startswith(f"{prefix}/")
-            for path in _used_paths(process)
-        ):
-            name = "?"
-            with suppress(OSError):
-                name = (process / "comm").read_text(errors="replace").strip()
-            yield f"{quoted(name)} (pid {process.name})"
-
-
-def _used_paths(process: Path) -> Iterator[str]:
-    with suppress(OSError):  # it ended, or is another account's
-        for link in ("cwd", "root", "exe"):
-            yield os.fspath((process / link).readlink())
-        for descriptor in (process / "fd").iterdir():
-            with suppress(FileNotFoundError):
-                yield os.fspath(descriptor.readlink())
-        for line in (process / "maps").read_text(errors="replace").splitlines():
-            yield "/" + line.partition("/")[2]
 
 
 @contextmanager

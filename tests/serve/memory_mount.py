@@ -19,6 +19,7 @@ from unittest import mock
 from ovfuse.errors import NoUsableKeyError, OvfuseError
 from ovfuse.keeping import Keeping
 from ovfuse.serve import lifecycle
+from ovfuse.serve.locked import Unlocking
 from ovfuse.serve.options import parse_options
 from ovfuse.view.contract import View
 from tests.serve.memory_view import MemoryView, wait_for_gate
@@ -38,7 +39,7 @@ def main() -> int:
     if has_swap:
         mock.patch.object(lifecycle, "lock_all_memory", return_value=False).start()
 
-    def open_view(_keeping: Keeping) -> View:
+    def open_view(_keeping: Keeping, _unlocking: Unlocking | None) -> View:
         match os.environ.get("OVFUSE_TEST_OPEN"):
             case "nokey":
                 raise NoUsableKeyError("no identity opens it", hint="pass -i")

@@ -126,15 +126,15 @@ def test_what_the_kernel_does_not_wait_for_is_taken_back(
             fh = wire.OPEN_OUT.unpack(opened)[0]
             body = wire.READ_IN.pack(fh, 0, 4096, 0, 0, 0, 0)  # noqa: PLW2901
         asked = request(operations, opcode, nodeid, body)
-        size = operations.answer(asked, reply)
+        operations.answer(asked, reply)
         assert len(operations.nodes) == 2
-        operations.take_back(asked, reply[:size])
+        operations.take_back(asked)
         assert len(operations.nodes) == 1
     file = look_up(operations, ROOT, b"small.txt")
     asked = request(operations, Opcode.OPEN, file, bytes(8))
-    size = operations.answer(asked, reply)
+    operations.answer(asked, reply)
     fh = wire.OPEN_OUT.unpack_from(reply, wire.OUT_HEADER.size)[0]
-    operations.take_back(asked, reply[:size])
+    operations.take_back(asked)
     code, _ = ask(
         operations, Opcode.READ, file, wire.READ_IN.pack(fh, 0, 1, 0, 0, 0, 0)
     )

@@ -18,12 +18,10 @@ from ovfuse.errors import MountFailedError, OvfuseError, describe
 from ovfuse.serve.kernel import wire
 from ovfuse.serve.kernel.notifier import Notifier
 from ovfuse.serve.kernel.operations import REPLY_SIZE, REQUEST_SIZE, Operations, Request
-from ovfuse.serve.kernel.session import Connection, connect
+from ovfuse.serve.kernel.session import connect
 from ovfuse.serve.kernel.wire import InitFlag, Opcode
 from ovfuse.serve.mounts import find_mount
-from ovfuse.serve.resident import ResidentFiles, make_resident_files
-from ovfuse.serve.resident.budget import Budget
-from ovfuse.serve.resident.policy import ALWAYS, NEVER
+from ovfuse.serve.resident import start_resident_files
 from ovfuse.serve.survival.ledger import Slot, take_over_ledger
 from ovfuse.serve.unmount import detach_mount
 
@@ -49,42 +47,41 @@ class KernelEngine:
     def __init__(self, setup: "Setup") -> None:
         self._setup = setup
         self._mount: Mount | None = None
+        self._parts: tuple[Operations, Notifier] | None = None
 
     def run(self) -> None:
         """Mount and serve; see Engine."""
         connection = connect(self._setup)
         self._mount = find_mount(self._setup.mountpoint)
         ledger = take_over_ledger(self._setup.keeping)
-        operations = Operations(self._setup, ledger, self._resident_files(connection))
+        has_passthrough = InitFlag.PASSTHROUGH in connection.flags
+        resident = start_resident_files(
+            self._setup, connection.fd, has_passthrough=has_passthrough
+        )
+        operations = Operations(self._setup, ledger, resident)
         operations.nodes.restore()
         operations.files.restore(self._setup.view, operations.nodes)
         notifier = Notifier(connection.fd, operations.nodes)
+        self._parts = operations, notifier
         try:
             with self._setup.view.follow(notifier.tell):
                 if self._setup.keeping.is_successor:
                     notifier.take_up(connection.flags, ledger.unfinished)
                     self._setup.goes_on.set()
+                if not self._setup.gate.is_open:  # the predecessor may have died first
+                    threading.Thread(target=notifier.forget_all, daemon=True).start()
                 Workers(connection.fd, operations).run()
         finally:
             # The descriptor stays, until the process ends: a slow thread may have a
             # reply for it yet, and its number must not become another file's.
             operations.files.close()
 
-    def _resident_files(self, connection: Connection) -> ResidentFiles | None:
-        options = self._setup.options
-        if options.resident == NEVER:
-            return None
-        budget = Budget(options.resident_max, options.resident_user_max)
-        try:
-            if not connection.flags & InitFlag.PASSTHROUGH:
-                raise OSError(errno.ENOSYS, "the kernel is older than Linux 6.9")
-            resident = make_resident_files(connection.fd, budget, self._setup.keeping)
-        except OSError as error:
-            if options.resident == ALWAYS:
-                _log.warning("files are not kept in memory: %s", error.strerror)
-            return None
-        self._setup.usage.follow(resident.usage)
-        return resident
+    def take_back(self, *, force: bool) -> bool:
+        """Take back all plaintext; see Engine."""
+        if self._parts is None or not self._parts[0].files.lock(force=force):
+            return False
+        self._parts[1].forget_all()
+        return True
 
     def stop(self) -> None:
         """Take the mount out of the tree: the kernel then ends the connection."""
@@ -198,7 +195,7 @@ class Workers:
         size = self._operations.answer(request, reply)
         wanted = self._is_mine(request.unique)
         if not wanted or (size and not self._write(reply[:size])):
-            self._operations.take_back(request, reply[:size])
+            self._operations.take_back(request)
         slot.end()
 
     def _interrupt(self, unique: int, wanted: int) -> None:

@@ -23,6 +23,7 @@ __all__ = ["Notifier"]
 
 _log = logging.getLogger(__name__)
 
+_ATTRIBUTES_ALONE: Final = -1
 _NO_MATTER: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENODEV})
 """It does not know the thing, or is not connected any more."""
 
@@ -36,11 +37,18 @@ class Notifier:
 
     def tell(self, changes: "Sequence[Change]") -> None:
         """Make the kernel ask again for names and attributes; forget what is gone."""
-        for change in (*changes, *self._nodes.gone()):
+        self._tell((*changes, *self._nodes.gone()), _ATTRIBUTES_ALONE)
+
+    def forget_all(self) -> None:
+        """Make the kernel drop all names and pages that it was ever given."""
+        self._tell(self._nodes.everything(), 0)
+
+    def _tell(self, changes: "Sequence[Change]", offset: int) -> None:
+        for change in changes:
             for name in change.names:
                 head = wire.INVAL_ENTRY_OUT.pack(change.directory, len(name), 0)
                 self._send(Notification.INVAL_ENTRY, head + name + b"\0")
-            body = wire.INVAL_INODE_OUT.pack(change.directory, -1, 0)
+            body = wire.INVAL_INODE_OUT.pack(change.directory, offset, 0)
             self._send(Notification.INVAL_INODE, body)
 
     def take_up(self, flags: InitFlag, unfinished: "Sequence[int]") -> None:

@@ -48,6 +48,11 @@ _VALID_SECONDS: Final = 300
 _NANOSECONDS: Final = 1_000_000_000
 _ANSWERED: Final = frozenset(Opcode) - {Opcode.INIT, Opcode.INTERRUPT}
 """Each by the method of its name."""
+_OF_CONTENT: Final = frozenset(
+    {Opcode.LOOKUP, Opcode.OPEN, Opcode.READ, Opcode.OPENDIR}
+    | {Opcode.READDIR, Opcode.READDIRPLUS}
+)
+"""What is refused while a mount is locked."""
 _DIRECTORY: Final = stat.S_IFDIR >> 12
 _REGULAR: Final = stat.S_IFREG >> 12
 """The kinds of entries, as in readdir(3)."""
@@ -115,6 +120,7 @@ class Operations:
         )
         self._directories: Final[dict[tuple[int, int], _Listing]] = {}
         self._directory_numbers = itertools.count(1)
+        self._gate = setup.gate
         self._handlers: Final[dict[int, _Handler]] = {
             opcode: getattr(self, f"_{opcode.name.lower()}") for opcode in _ANSWERED
         }
@@ -148,40 +154,21 @@ class Operations:
             return -errno.EIO
         if request.opcode == Opcode.RELEASE and before.nodes:
             return 0
-        for number in before.nodes:
-            if request.opcode == Opcode.OPEN:
-                self.files.release(number)
-            else:
-                self.nodes.forget(number, 1)
+        self._undo(request, before.nodes)
         return None
 
-    def take_back(self, request: Request, reply: memoryview) -> None:
-        """Undo what was answered: the kernel did not wait for the reply.
+    def take_back(self, request: Request) -> None:
+        """Undo what was answered: the kernel did not wait for the reply."""
+        self._undo(request, request.slot.noted)
 
-        Args:
-            request: as the kernel sent it.
-            reply: its whole reply.
-        """
-        payload = reply[wire.OUT_HEADER.size :]
-        if not payload:
-            return
-        if request.opcode == Opcode.LOOKUP:
-            self.nodes.forget(wire.ENTRY_OUT.unpack_from(payload)[0], 1)
-        elif request.opcode == Opcode.OPEN:
-            self.files.release(wire.OPEN_OUT.unpack_from(payload)[0])
-        elif request.opcode == Opcode.OPENDIR:
-            fh = wire.OPEN_OUT.unpack_from(payload)[0]
-            self._directories.pop((request.nodeid, fh), None)
-        elif request.opcode == Opcode.READDIRPLUS:
-            self._take_back_entries(payload)
-
-    def _take_back_entries(self, payload: memoryview) -> None:
-        while payload:
-            number = wire.ENTRY_OUT.unpack_from(payload)[0]
-            self.nodes.forget(number, 1)
-            payload = payload[wire.ENTRY_OUT.size :]
-            _, _, length, _ = wire.DIRENT.unpack_from(payload)
-            payload = payload[wire.dirent_size(length) :]
+    def _undo(self, request: Request, noted: Sequence[int]) -> None:
+        for number in noted:
+            if request.opcode == Opcode.OPEN:
+                self.files.release(number)
+            elif request.opcode == Opcode.OPENDIR:
+                self._directories.pop((request.nodeid, number), None)
+            elif request.opcode != Opcode.RELEASE:
+                self.nodes.forget(number, 1)
 
     def _work(self, request: Request, payload: memoryview) -> int:
         """Return the bytes of the payload, or a negative errno."""
@@ -190,6 +177,9 @@ class Operations:
         handler = self._handlers.get(request.opcode)
         if handler is None:
             return -errno.EROFS if request.opcode in wire.WRITING else -errno.ENOSYS
+        is_of_content = request.opcode in _OF_CONTENT
+        if is_of_content and not self._gate.enter():
+            return -errno.EACCES
         try:
             return handler(request, payload)
         except struct.error:
@@ -197,6 +187,9 @@ class Operations:
         except Exception as error:  # noqa: BLE001  whatever it is, it is answered
             kind = Opcode(request.opcode).name.lower()
             return -self._failures.record(kind, self._path(request), error)
+        finally:
+            if is_of_content:
+                self._gate.leave()
 
     def _path(self, request: Request) -> bytes:
         try:
@@ -300,6 +293,7 @@ class Operations:
     def _opendir(self, request: Request, payload: memoryview) -> int:
         fh = next(self._directory_numbers)
         self._directories[request.nodeid, fh] = self._list(request.nodeid)
+        request.slot.note(fh)
         wire.OPEN_OUT.pack_into(payload, 0, fh, 0, 0)
         return wire.OPEN_OUT.size
 

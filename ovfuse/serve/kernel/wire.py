@@ -56,7 +56,7 @@ FORGET_ONE: Final = Struct("=QQ")
 INTERRUPT_IN: Final = Struct("=Q")
 """unique, of the request that is not wanted any more"""
 INVAL_INODE_OUT: Final = Struct("=Qqq")
-"""ino, off, len; off -1: the attributes alone"""
+"""ino, off, len; off -1: the attributes alone; len 0: to the end"""
 INVAL_ENTRY_OUT: Final = Struct("=QII")
 """parent, namelen, flags; then the name and a NUL"""
 STATFS_OUT: Final = Struct("=QQQQQIIII24x")

@@ -200,6 +200,24 @@ class ResidentFiles:
             else:
                 del self._on_demand[number]
 
+    def lock(self, *, force: bool) -> bool:
+        """Free all, also what is to be freed later; tell whether that was done.
+
+        Args:
+            force: also what is open or mapped: mappings of it then end in SIGBUS, and
+                reads at once.
+        """
+        with self._changed:
+            files = self._files
+            if not force and any(f.opens or _is_in_use(f.fd) for f in files.values()):
+                return False
+            self._files = {}
+        for number, file in files.items():
+            os.ftruncate(file.fd, 0)
+            self._keeping.drop(f"{_RECORD}{number:x}")
+            self._free(file)
+        return True
+
     def close(self) -> None:
         """Free everything but what is mapped, which goes with its mapping."""
         with self._changed:

@@ -16,8 +16,19 @@ from typing import Any, Final
 
 from ovfuse.keeping import Record
 
-__all__ = ["Channel", "End", "Message", "Records", "new_buffer", "receive", "send"]
+__all__ = [
+    "LOCKED",
+    "Channel",
+    "End",
+    "Message",
+    "Records",
+    "new_buffer",
+    "receive",
+    "send",
+]
 
+LOCKED: Final = "locked"
+"""The record that says so; it has nothing in it."""
 _MAX_SIZE: Final = 64 * 1024
 _MAX_DESCRIPTORS: Final = 8
 
@@ -110,6 +121,7 @@ class Channel:
     ) -> None:
         self._socket = keeper
         self._inherited = inherited
+        self._names = frozenset(inherited)
         self._lock = threading.Lock()
         self.keeper: int | None = os.getppid()
         self.end: Final = end
@@ -128,6 +140,20 @@ class Channel:
     def reason(self) -> str:
         """Why that one ended, for people."""
         return self.end.reason if self.end else ""
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether the mount was locked when this process began."""
+        return LOCKED in self._names
+
+    def lock(self) -> bool:
+        """Forget all but the mount itself; see `Keeping`."""
+        self.close_inherited()
+        return bool(self.ask("lock").get("done"))
+
+    def unlock(self) -> bool:
+        """Forget that it is locked; see `Keeping`."""
+        return bool(self.ask("unlock").get("done"))
 
     def reload(self) -> str | None:
         """Have a new version of the program go on; see `Keeping`."""

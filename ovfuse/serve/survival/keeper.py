@@ -12,12 +12,13 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from ovfuse.errors import MountFailedError, OvfuseError, describe
-from ovfuse.keeping import Keeping
+from ovfuse.keeping import Keeping, Record
 from ovfuse.serve.background import Launch, describe_error, error_of
 from ovfuse.serve.survival.channel import (
+    LOCKED,
     Channel,
     End,
     Message,
@@ -33,6 +34,8 @@ __all__ = ["Serve", "keep_serving"]
 Serve = Callable[[Launch, Keeping], None]
 """Mounts, or goes on with what was mounted, and serves to the end."""
 
+_OF_THE_MOUNT: Final = frozenset({"connection", "device", "ledger"})
+"""The records that are needed without a key."""
 _PR_SET_PDEATHSIG: Final = 1
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _INTERRUPTED_SECONDS: Final = 0.3
@@ -107,6 +110,7 @@ class _Keeper:
         self._pid = 0
         self._was_ready, self._is_ready = goes_on, False
         self._is_to_reload = False
+        self._reason = ""
         self._error: OvfuseError | None = None
         self._has_ended = False
         self._asked_to_stop: int | None = None
@@ -155,7 +159,8 @@ class _Keeper:
                 self._attend(message, ours)
         _, status = os.waitpid(self._pid, 0)
         self._pid = 0
-        self._end = _end_of(status)
+        self._end = _end_of(status, self._reason)
+        self._reason = ""
 
     def _attend(self, message: Message, daemon: socket.socket) -> None:
         fields = message.fields
@@ -168,25 +173,42 @@ class _Keeper:
             case "detach":
                 if not self._was_ready:
                     self._launch.detach()
-            case "ready":
-                with suppress(OSError):
-                    send(daemon, "heard", heard=self._note_ready())
-            case "reload":
-                reason = self._reason_against_reloading()
-                self._is_to_reload = reason is None
-                with suppress(OSError):
-                    send(daemon, "reload", refused=reason)
             case "stopping":
                 self._launch.stopping()
             case "failed":
                 self._error = error_of(fields)
             case "ended":
                 self._has_ended = True
+            case kind:
+                with suppress(OSError):
+                    send(daemon, kind, **self._answer(kind))
+
+    def _answer(self, kind: str) -> dict[str, Any]:
+        """Do what the daemon waits for; but for `ready`, it then ends."""
+        if kind == "ready":
+            return {"heard": self._note_ready()}
+        if kind == "reload":
+            reason = self._reason_against_reloading()
+            self._is_to_reload = reason is None
+            self._reason = "reloaded" if reason is None else ""
+            return {"refused": reason}
+        self._lock(is_locked=kind == "lock")
+        self._reason = f"{kind}ed"
+        return {"done": True}
 
     def _reason_against_reloading(self) -> str | None:
         if self._restart is None:
             return "it was not started by the mount command"
         return reason_against()
+
+    def _lock(self, *, is_locked: bool) -> None:
+        """Drop everything that leads to a key or to plaintext, or allow it again."""
+        if not is_locked:
+            self._drop(LOCKED)
+            return
+        for name in self._records.keys() - _OF_THE_MOUNT:
+            self._drop(name)
+        self._records[LOCKED] = Record(b"")
 
     def _drop(self, name: str) -> None:
         record = self._records.pop(name, None)
@@ -245,8 +267,10 @@ class _Keeper:
             os.kill(self._pid, signal.SIGTERM)
 
 
-def _end_of(status: int) -> End:
+def _end_of(status: int, asked_for: str) -> End:
     code = os.waitstatus_to_exitcode(status)
+    if asked_for:
+        return End(crashed=False, reason=asked_for)
     if code < 0:
         return End(
             crashed=code != -signal.SIGKILL, reason=signal.strsignal(-code) or ""

@@ -61,6 +61,8 @@ class Slot:
         self._memory = memory
         self.index: Final = index
         self._start = index * _SLOT_SIZE
+        self.noted: Sequence[int] = ()
+        """What was noted for the request."""
         self.before: Unfinished | None = None
         """What predecessors had come to with the request."""
 
@@ -72,11 +74,12 @@ class Slot:
     def begin(self, unique: int, before: Unfinished | None) -> None:
         """Note that a request is at work, and how others ended over it."""
         crashes, kills = (before.crashes, before.kills) if before else (0, 0)
-        self.before = before
+        self.noted, self.before = (), before
         _SLOT.pack_into(self._memory, self._start, unique, crashes, kills, 0)
 
     def note(self, *nodes: int) -> None:
         """Note all that is told, opened or released for it."""
+        self.noted = nodes
         start = self._start + _SLOT.size
         struct.pack_into(f"<{len(nodes)}Q", self._memory, start, *nodes)
         _WORD.pack_into(self._memory, self._start + _COUNT, len(nodes))
