@@ -111,7 +111,7 @@ def inherited_records() -> tuple[dict[str, Any], Records]:
     Raises:
         ValueError: they are not whole.
     """
-    pipe = int(os.environ.pop(_VARIABLE))
+    pipe = int(os.environ.pop("OVFUSE_KEPT"))
     records: Records = {}
     try:
         while head := _read_line(pipe):
