@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from typing import Any
 import bench_report
 from bench_candidates import (
     CANDIDATES,
+    OVFUSE,
     BenchError,
     Candidate,
     copy,
@@ -241,6 +243,43 @@ def inference(bench: Bench, candidate: Candidate) -> Numbers:
         }
 
 
+def pauses(bench: Bench, candidate: Candidate) -> Numbers:
+    """Kill the daemon, and reload, while somebody asks all along."""
+    if candidate.name not in {"ovfuse kernel", "ovfuse resident"}:
+        return {}
+    store = bench.store(candidate, "model")
+    at = bench.mountpoint
+
+    def kill() -> None:
+        command = [f"{OVFUSE}", "status", "--json"]
+        said = subprocess.run(command, capture_output=True, check=True)
+        for mount in json.loads(said.stdout):
+            if mount["mountpoint"] == f"{at}":
+                os.kill(mount["pid"], signal.SIGKILL)
+
+    with mounted(candidate, store, at, "model.xml"):
+        child("read", at / "model.bin")  # and it is open, or in memory
+        reload = [f"{OVFUSE}", "reload", f"{at}"]
+        return {
+            "pause, killed": longest_pause(at, kill),
+            "pause, reload": longest_pause(at, lambda: candidate.run(reload)),
+        }
+
+
+def longest_pause(at: Path, disturb: Callable[[], None]) -> float:
+    """Return the longest wait of a process that asks all along, in seconds."""
+    command = [sys.executable, str(CHILD), "longest_pause", str(at)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        if process.stdout is not None:
+            process.stdout.readline()
+        disturb()
+        time.sleep(1.0)  # until it has been answered again for a while
+        output, _ = process.communicate()
+    return float(output.split()[-1])
+
+
 def listing(bench: Bench, candidate: Candidate) -> Numbers:
     """List a directory of many files, and ask for the status of each."""
     store = bench.store(candidate, "many")
@@ -284,6 +323,7 @@ MEASUREMENTS = {
     "random": random_reads,
     "beginning": beginning,
     "inference": inference,
+    "pauses": pauses,
     "listing": listing,
     "sealing": sealing,
 }

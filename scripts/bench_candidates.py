@@ -185,11 +185,11 @@ def daemons_of(at: Path) -> list[int]:
 
 
 def resident(at: Path) -> float:
-    """Return the MiB of memory that the daemon of a mount has."""
+    """Return the MiB of memory that a mount's processes have, shared pages once."""
     total = 0
     for pid in daemons_of(at):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
                 total += int(line.split()[1])
     return total / 1024
 
