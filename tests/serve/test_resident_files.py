@@ -5,6 +5,7 @@ import errno
 import fcntl
 import mmap
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from ovfuse.serve.resident import (
 )
 from ovfuse.serve.resident.budget import Budget
 from ovfuse.serve.resident.memory_filesystem import MemoryFilesystem
+from tests.support.keeping import Kept
 from tests.support.sealed import Publisher, entry_of, opened, pattern, write_files
 from tests.support.waiting import wait_until
 
@@ -262,3 +264,39 @@ def test_memory_that_ends_while_a_file_is_filled(
     assert len(errors) == 1
     found = os.fstatvfs(small._fd)
     assert found.f_bfree == found.f_blocks
+
+
+@pytest.mark.parametrize("has_lease", [False, True])
+def test_successor_goes_on_with_files_and_frees_them(
+    filesystem: MemoryFilesystem, monkeypatch: pytest.MonkeyPatch, *, has_lease: bool
+) -> None:
+    numbers: list[int] = []
+    monkeypatch.setattr(files, "register", lambda _connection, _fd: BACKING)
+    monkeypatch.setattr(files, "unregister", lambda _, number: numbers.append(number))
+    monkeypatch.setattr(files, "_FREED_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(files, "_LOOK_SECONDS", 0.001)
+    kept, budget = Kept(), Budget(64 * MiB, None)
+    killed = ResidentFiles(-1, filesystem, Budget(64 * MiB, None), kept)
+    assert killed.open(wanted(fill_with_ones)) == BACKING
+    if has_lease:
+        ((_, (fd,)),) = kept.records.values()
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        os.close(killed._files[NUMBER].fd)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+
+    resident = ResidentFiles(-1, filesystem, budget, kept.successor())
+    resident.inherit(BACKING + 2)
+    resident.restore(NUMBER, 1)
+
+    assert numbers == [*range(1, BACKING), BACKING + 1]
+    assert resident.usage() == (1, MiB)
+    assert resident.open(wanted(fill_with_ones)) == BACKING
+    for _ in range(2):
+        resident.release(NUMBER)
+    if not has_lease:
+        os.close(killed._files[NUMBER].fd)
+    wait_until(lambda: resident.usage() == (0, 0))
+    assert budget.taken == 0
+    assert numbers[-1] == BACKING
+    wait_until(lambda: not kept.records)
+    resident.close()

@@ -146,7 +146,9 @@ class ResidentFiles:
             file = _File(size, uid, fd=record.fds[0], backing=backing)
             file.unused_since = time.monotonic()
             file.settled.set()
-            fcntl.fcntl(file.fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+            # It may have died while it had a lease, and more often did not.
+            with suppress(OSError):
+                fcntl.fcntl(file.fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
             self._files[int(name, 16)] = file
             self._budget.inherit(uid, size)
         # What it had registered when it was killed, and nothing yet could name.
@@ -155,8 +157,9 @@ class ResidentFiles:
             if number not in known:
                 with suppress(OSError):
                     unregister(self._connection, number)
-        if self._files:
-            self._start_freeing()
+        with self._changed:
+            if self._files:
+                self._start_freeing()
 
     def restore(self, number: int, opens: int) -> None:
         """Note that a file was open in a predecessor, resident or not."""

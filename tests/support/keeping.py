@@ -1,0 +1,59 @@
+"""A keeper in this process: what one object leaves behind, another one takes over."""
+
+import os
+from collections.abc import Iterator, Sequence
+
+from ovfuse.keeping import Record
+
+__all__ = ["Kept"]
+
+
+class Kept:
+    """See `ovfuse.keeping.Keeping`; `successor` is what a daemon started later has.
+
+    Attributes:
+        records: bytes and descriptors by name.
+        names: of the records that were kept and, after a minus, dropped.
+    """
+
+    keeper: int | None = None
+
+    def __init__(self, *, is_successor: bool = False, crashed: bool = False) -> None:
+        self.records: dict[str, tuple[bytes, list[int]]] = {}
+        self.names: list[str] = []
+        self.is_successor = is_successor
+        self.predecessor_crashed = crashed
+
+    def keep(
+        self, name: str, data: bytes | memoryview = b"", fds: Sequence[int] = ()
+    ) -> None:
+        self._forget(name)
+        self.names.append(name)
+        self.records[name] = (bytes(data), [os.dup(fd) for fd in fds])
+
+    def drop(self, name: str) -> None:
+        self.names.append(f"-{name}")
+        self._forget(name)
+
+    def take(self, prefix: str) -> Iterator[tuple[str, Record]]:
+        if not self.is_successor:
+            return
+        for name, (data, fds) in tuple(self.records.items()):
+            if name.startswith(prefix):
+                record = Record(data, [os.dup(fd) for fd in fds])
+                yield name.removeprefix(prefix), record
+
+    def successor(self, *, crashed: bool = False) -> "Kept":
+        """Return the same records, for who goes on."""
+        found = Kept(is_successor=True, crashed=crashed)
+        found.records = self.records
+        return found
+
+    def close(self) -> None:
+        """Close all descriptors."""
+        for name in tuple(self.records):
+            self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        for fd in self.records.pop(name, (b"", []))[1]:
+            os.close(fd)
