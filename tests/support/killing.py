@@ -5,13 +5,12 @@ import signal
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["kill_for_good", "parent_of"]
+__all__ = ["child_of", "kill_for_good", "parent_of"]
 
 
 def parent_of(pid: int) -> int:
     """Return the process that started another one."""
-    fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-    return int(fields[1])
+    return int(_fields(pid)[1])
 
 
 def kill_for_good(daemon: int) -> None:
@@ -26,3 +25,22 @@ def kill_for_good(daemon: int) -> None:
 
 def _command_line(pid: int) -> bytes:
     return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def child_of(pid: int) -> int | None:
+    """Return the process that another one has started and that runs, if there is one.
+
+    Of a keeper that is its daemon; it has one at a time.
+    """
+    for process in Path("/proc").iterdir():
+        if not process.name.isdecimal():
+            continue
+        with suppress(OSError):
+            state, parent = _fields(int(process.name))[:2]
+            if int(parent) == pid and state != b"Z":
+                return int(process.name)
+    return None
+
+
+def _fields(pid: int) -> list[bytes]:
+    return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
