@@ -83,12 +83,15 @@ def receive(of: socket.socket, buffer: bytearray) -> Message | None:
         buffer: of `_MAX_SIZE` bytes, overwritten with zeros before this returns, since
             there may be a key in the message.
     """
-    try:
-        size, ancillary, _, _ = of.recvmsg_into(
-            [buffer], socket.CMSG_SPACE(_MAX_DESCRIPTORS * 4), socket.MSG_CMSG_CLOEXEC
-        )
-    except ConnectionResetError:
-        return None
+    room = socket.CMSG_SPACE(_MAX_DESCRIPTORS * 4)
+    while True:
+        # The other side has died before it read an answer: that is said first, once,
+        # and then what it had sent.
+        with suppress(ConnectionResetError):
+            size, ancillary, _, _ = of.recvmsg_into(
+                [buffer], room, socket.MSG_CMSG_CLOEXEC
+            )
+            break
     if size == 0:
         return None
     fds: list[int] = []

@@ -58,6 +58,7 @@ class _KeptLaunch:
         self._launch.settle()
 
     def ready(self) -> bool:
+        self._channel.close_inherited()  # all has been taken that is of use
         return bool(self._channel.ask("ready").get("heard"))
 
     def stopping(self) -> None:
