@@ -192,8 +192,9 @@ class Contents:
             if count > 1:
                 self._open[key] = (reader, count - 1)
                 return
+            # Before anybody opens it again, which keeps it by the same name.
+            self._kept.drop_file(self._number(self.manifest.files[key].path))
         reader.close()
-        self._kept.drop_file(self._number(self.manifest.files[key].path))
         self._close_if_unused()
 
     def retain(self) -> None:
@@ -233,8 +234,9 @@ class Contents:
         """Close it; the lock is held, so that its numbers are free when it is gone."""
         if not self._is_closed:
             self._is_closed = True
-            self._numbers.give_back(self._claims())
+            # First, since who claims the numbers next keeps it by the same name.
             self._kept.drop_sealing(self.number)
+            self._numbers.give_back(self._claims())
             self.sealing.close()
 
     def _open_file(self, node: FileNode) -> FileHandle:

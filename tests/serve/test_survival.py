@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -27,7 +28,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 def test_message_comes_with_bytes_and_descriptors_and_leaves_none(
-    pair: tuple[socket.socket, socket.socket], tmp_path: os.PathLike[str]
+    pair: tuple[socket.socket, socket.socket], tmp_path: Path
 ) -> None:
     ours, theirs = pair
     buffer = new_buffer()
@@ -42,7 +43,7 @@ def test_message_comes_with_bytes_and_descriptors_and_leaves_none(
     assert bytes(message.record.data) == b"a\nkey"
     assert not any(buffer)
     for copy in message.record.fds:
-        assert os.path.samestat(os.fstat(copy), os.stat(tmp_path))
+        assert os.path.samestat(os.fstat(copy), tmp_path.stat())
         assert not os.get_inheritable(copy)
     message.record.close()
     for copy in message.record.fds:
@@ -60,13 +61,9 @@ def test_what_was_sent_before_death_arrives(
     send(ours, "heard", heard=True)
     theirs.close()
 
-    buffer = new_buffer()
-    names = [
-        message.fields["name"]
-        for message in iter(lambda: receive(ours, buffer), None)
-        if message is not None
-    ]
-
+    names = []
+    while (message := receive(ours, new_buffer())) is not None:
+        names.append(message.fields["name"])
     assert names == ["0", "1", "2"]
 
 
