@@ -5,7 +5,7 @@ inside unlocked, whatever is shown later. Threading: one lock around changes.
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from ovfuse.view.contents import Contents
@@ -43,8 +43,6 @@ class Entrance:
         self._place = place
         self._kept = kept
         self._generation = generation
-        if generation:  # it has another number than the first one
-            kept.bind(place, generation, "")
         self._lock = threading.Lock()
         self._bound: Contents | None = None
         self._known = 0
@@ -61,8 +59,7 @@ class Entrance:
 
     def next(self, mtime_ns: int) -> "Entrance":
         """Return the entrance of another model in this place."""
-        generation = self._generation + 1
-        return Entrance(self._look, self._place, mtime_ns, self._kept, generation)
+        return self._of_generation(self._generation + 1, mtime_ns)
 
     @property
     def is_gone(self) -> bool:
@@ -94,8 +91,8 @@ class Entrance:
             self.is_out = True
             if self._bound is not None:
                 self._bound.retain()
-                if self._known == 1:
-                    self._note(self._bound)
+            if self._known == 1:
+                self._note()
 
     def release(self) -> None:
         """Take back one `retain`."""
@@ -108,29 +105,53 @@ class Entrance:
         if bound is not None:
             bound.release()
 
-    def inherit(self, kept: KeptEntrance, in_use: Mapping[str, Contents]) -> "Entrance":
-        """Return the entrance of this place that a predecessor had.
+    def inherit(
+        self,
+        entrances: Iterable[KeptEntrance],
+        in_use: Mapping[str, Contents],
+        *,
+        shown: Contents | None,
+    ) -> "tuple[list[Entrance], Entrance]":
+        """Return the entrances of this place that a predecessor had, and the last.
 
         Args:
-            kept: what it left of it.
+            entrances: what it left of them, the oldest first.
             in_use: its sealings by payload hash.
+            shown: the one that is shown.
         """
-        time = self.node.mtime_ns
-        same = Entrance(self._look, self._place, time, self._kept, kept.generation)
-        if kept.payload_sha256 in in_use:
-            same._bind(in_use[kept.payload_sha256])
-        elif kept.payload_sha256:  # what it led to is lost, and so is it
-            return same.next(time)
-        return same
+        before: list[Entrance] = []
+        last, generation, bound = self, self._generation, None
+        for kept in entrances:
+            if kept.generation > generation:  # else it has the same node
+                before.append(last)
+            generation, bound = kept.generation, in_use.get(kept.payload_sha256)
+            if kept.payload_sha256 and bound is None:  # lost, and so is the node
+                generation += 1
+            last = self._of_generation(generation, self.node.mtime_ns, bound)
+        if bound is not None and bound is not shown:
+            before.append(last)
+            last = last.next(self.node.mtime_ns)
+        return before, last
 
-    def _note(self, contents: Contents) -> None:
-        self._kept.bind(self._place, self._generation, contents.payload_sha256)
+    def _of_generation(
+        self, generation: int, mtime_ns: int, bound: Contents | None = None
+    ) -> "Entrance":
+        made = Entrance(self._look, self._place, mtime_ns, self._kept, generation)
+        made._bound = bound
+        return made
+
+    def _note(self) -> None:
+        """Leave it to a successor, which knows by itself the first of a place."""
+        bound = self._bound
+        if bound is not None or self._generation:
+            payload = "" if bound is None else bound.payload_sha256
+            self._kept.bind(self._place, self._generation, payload)
 
     def _bind(self, contents: Contents) -> Contents:
         with self._lock:
             if self._bound is None:
                 self._bound = contents
-                self._note(contents)
+                self._note()
                 for _ in range(self._known):
                     contents.retain()
             return self._bound

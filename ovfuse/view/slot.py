@@ -141,9 +141,11 @@ class ModelSlot:
         # What was told before and is not shown may not have been taken back yet.
         self._older = [c for c in by_payload.values() if c is not self._contents]
         self._untold = list(self._older)
-        for kept in sorted(entrances, key=lambda entrance: entrance.generation):
-            self._inherited.append(self._entrance)
-            self._entrance = self._entrance.inherit(kept, by_payload)
+        self._inherited, self._entrance = self._entrance.inherit(
+            sorted(entrances, key=lambda entrance: entrance.generation),
+            by_payload,
+            shown=self._contents,
+        )
 
     def every_node(self, parent: int, path: bytes) -> Iterator[tuple[int, bytes, Node]]:
         """Yield all that may have been told: the number of the parent, path, node.
