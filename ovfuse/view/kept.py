@@ -8,7 +8,6 @@ node of a locked model: what it leads to. Names have hexadecimal node numbers or
 import json
 import logging
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -59,6 +58,11 @@ class Inheritance:
     shown: dict[str, str]
     entrances: dict[str, list[KeptEntrance]]
     files: dict[int, int]
+
+    @property
+    def places(self) -> set[str]:
+        """Where anything was in use."""
+        return {*self.sealings, *self.shown, *self.entrances}
 
     def close_files(self) -> None:
         """Close the objects that nobody took."""
@@ -133,10 +137,13 @@ class KeptView:
             kept = KeptEntrance(int(generation), _text(record))
             entrances.setdefault(place, []).append(kept)
         sealings: dict[str, list[Unlocked]] = {}
-        for _, record in self._keeping.take(_SEALING):
-            with suppress(OvfuseError):
+        for name, record in self._keeping.take(_SEALING):
+            try:
                 place, unlocked = _inherit(record, pool)
-                sealings.setdefault(place, []).append(unlocked)
+            except OvfuseError:
+                self._keeping.drop(_SEALING + name)
+                continue
+            sealings.setdefault(place, []).append(unlocked)
         return Inheritance(
             cipherdir_fd=fds[0],
             sealings=sealings,

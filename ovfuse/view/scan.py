@@ -6,7 +6,7 @@ not followed, unsealed files are not shown.
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from ovfuse.errors import CipherdirError, DamagedError
@@ -15,7 +15,7 @@ from ovfuse.sealed import beneath
 from ovfuse.sealed.opening import SealedModel
 from ovfuse.sealed.paths import is_path
 
-__all__ = ["FoundModel", "find_models"]
+__all__ = ["FoundModel", "find_models", "fitting_places"]
 
 _log = logging.getLogger(__name__)
 
@@ -83,3 +83,20 @@ def _find_below(
         yield from _find(fd, path, told)
     finally:
         os.close(fd)
+
+
+def fitting_places(places: Iterable[str]) -> list[str]:
+    """Return those that one tree can have, sorted: no model is in another one.
+
+    Args:
+        places: those that come earlier are preferred.
+    """
+    fitting: dict[str, None] = {}
+    for place in places:
+        if not any(_is_within(place, p) or _is_within(p, place) for p in fitting):
+            fitting[place] = None
+    return sorted(fitting)
+
+
+def _is_within(place: str, other: str) -> bool:
+    return place != other and (not other or place.startswith(f"{other}/"))

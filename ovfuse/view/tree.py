@@ -35,7 +35,7 @@ from ovfuse.view.directories import Directories, TreeDirectory
 from ovfuse.view.entrance import Entrance
 from ovfuse.view.kept import Inheritance, KeptView
 from ovfuse.view.nodes import ROOT_NUMBER, DirectoryNode, FileNode, Numbers
-from ovfuse.view.scan import find_models
+from ovfuse.view.scan import find_models, fitting_places
 from ovfuse.view.slot import ModelSlot
 from ovfuse.view.watch import Watch
 
@@ -169,6 +169,8 @@ class CipherdirView:
                 yield from slot.every_node(ROOT_NUMBER, b"")
         else:
             yield from self._directories.every_node()
+        for place, slot in self._gone.items():
+            yield from slot.every_node(ROOT_NUMBER, b"/" + place.encode())
 
     def retain(self, node: Node) -> None:
         """Note that a node is known outside; see `contract.View`."""
@@ -295,13 +297,13 @@ class CipherdirView:
         found = {}
         with suppress(CipherdirError):  # `refresh` says so, if it stays so
             found = dict(find_models(self._fd, self._told))
-        places = {*kept.sealings, *kept.shown, *kept.entrances}
-        if "" in places:
-            found = {}
-        return sorted({**dict.fromkeys(places, self._mtime_ns()), **found}.items())
+        places = fitting_places([*kept.shown, *found, *kept.places])
+        return [(place, found.get(place, self._mtime_ns())) for place in places]
 
     def _inherit(self, inheritance: Inheritance) -> None:
-        for slot in self.slots:
+        for place in inheritance.places - {slot.place for slot in self.slots}:
+            self._gone[place] = self._make_slot(place, self._mtime_ns())
+        for slot in (*self.slots, *self._gone.values()):
             slot.inherit(
                 inheritance.sealings.pop(slot.place, []),
                 inheritance.shown.get(slot.place),
