@@ -5,7 +5,8 @@
 $OVFUSE_TEST_OPEN makes the view fail to open: `nokey` as without an identity,
 `kill` and `exit` as if the daemon died, `broken` by an unexpected exception,
 `wait` waits for $OVFUSE_TEST_GATE after touching $OVFUSE_TEST_OPENING.
-$OVFUSE_TEST_SWAP makes it a machine with swap, on which memory cannot be locked.
+$OVFUSE_TEST_SWAP makes it a machine with swap, on which memory cannot be locked, and
+$OVFUSE_TEST_OLD one with a kernel that sends no request again.
 """
 
 import argparse
@@ -19,10 +20,24 @@ from unittest import mock
 from ovfuse.errors import NoUsableKeyError, OvfuseError
 from ovfuse.keeping import Keeping
 from ovfuse.serve import lifecycle
+from ovfuse.serve.kernel import session
+from ovfuse.serve.kernel.wire import InitFlag
 from ovfuse.serve.locked import Unlocking
 from ovfuse.serve.options import parse_options
 from ovfuse.view.contract import View
 from tests.serve.memory_view import MemoryView, wait_for_gate
+
+
+def patch_machine() -> None:
+    """Make it another one, as the environment says."""
+    has_swap = bool(os.environ.get("OVFUSE_TEST_SWAP"))
+    mock.patch.object(lifecycle, "may_swap", return_value=has_swap).start()
+    if has_swap:
+        mock.patch.object(lifecycle, "lock_all_memory", return_value=False).start()
+
+    if os.environ.get("OVFUSE_TEST_OLD"):
+        wanted = session._WANTED & ~InitFlag.HAS_RESEND
+        mock.patch.object(session, "_WANTED", wanted).start()
 
 
 def main() -> int:
@@ -34,10 +49,7 @@ def main() -> int:
     parser.add_argument("-f", action="store_true", dest="foreground")
     arguments = parser.parse_args()
 
-    has_swap = bool(os.environ.get("OVFUSE_TEST_SWAP"))
-    mock.patch.object(lifecycle, "may_swap", return_value=has_swap).start()
-    if has_swap:
-        mock.patch.object(lifecycle, "lock_all_memory", return_value=False).start()
+    patch_machine()
 
     def open_view(_keeping: Keeping, _unlocking: Unlocking | None) -> View:
         match os.environ.get("OVFUSE_TEST_OPEN"):

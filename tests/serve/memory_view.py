@@ -2,7 +2,8 @@
 
 A directory on disk is read once. Some names misbehave on purpose: `damaged`
 cannot be read and `superseded` cannot be opened; `locked` cannot be looked into,
-and looking into `slow` takes, until the file named by $OVFUSE_TEST_GATE exists.
+and looking into `slow` takes, until the file named by $OVFUSE_TEST_GATE exists. Who is
+at work on that is in a file beside it, with the suffix `.slow`.
 """
 
 import hashlib
@@ -179,6 +180,7 @@ def _check_unlocked(node: MemoryNode) -> None:
     if node.name == b"locked" and not _gate().exists():
         raise NoUsableKeyError("no identity opens it")
     if node.name == b"slow":
+        _gate().with_suffix(".slow").write_text(f"{os.getpid()}")
         wait_for_gate()
 
 

@@ -97,6 +97,11 @@ class Mounter:
         """Return whether anything is mounted there."""
         return find_mount(self.mountpoint) is not None
 
+    def is_slow(self, daemon: int) -> bool:
+        """Return whether a daemon is at work on `slow`; see memory_view."""
+        slow = self.gate.with_suffix(".slow")
+        return slow.exists() and slow.read_text() == f"{daemon}"
+
     def is_serving(self) -> bool:
         """Return whether a daemon answers for it."""
         return self.is_mounted() and self.status().state == "serving"

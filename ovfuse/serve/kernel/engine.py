@@ -66,7 +66,7 @@ class KernelEngine:
         try:
             with self._setup.view.follow(notifier.tell):
                 if self._setup.keeping.is_successor:
-                    notifier.take_up(connection.flags, ledger.unfinished)
+                    notifier.take_up(connection.flags, ledger)
                     self._setup.goes_on.set()
                 if not self._setup.gate.is_open:  # the predecessor may have died first
                     threading.Thread(target=notifier.forget_all, daemon=True).start()

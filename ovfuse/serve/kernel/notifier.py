@@ -17,6 +17,7 @@ from ovfuse.serve.kernel.wire import InitFlag, Notification
 
 if TYPE_CHECKING:
     from ovfuse.serve.known_nodes import NodeTable
+    from ovfuse.serve.survival.ledger import Ledger
     from ovfuse.view.contract import Change
 
 __all__ = ["Notifier"]
@@ -51,7 +52,7 @@ class Notifier:
             body = wire.INVAL_INODE_OUT.pack(change.directory, offset, 0)
             self._send(Notification.INVAL_INODE, body)
 
-    def take_up(self, flags: InitFlag, unfinished: "Sequence[int]") -> None:
+    def take_up(self, flags: InitFlag, ledger: "Ledger") -> None:
         """Have requests that a predecessor was at work on sent again.
 
         Kernels older than Linux 6.9 cannot: there, these fail.
@@ -59,9 +60,9 @@ class Notifier:
         if flags & InitFlag.HAS_RESEND:
             self._send(Notification.RESEND, b"")
             return
-        for unique in unfinished:
+        for unique in ledger.unanswered:
             reply = wire.OUT_HEADER.pack(wire.OUT_HEADER.size, -errno.EIO, unique)
-            with suppress(OSError):  # it was answered already
+            with suppress(OSError):  # it was answered already, or never read
                 os.write(self._fd, reply)
 
     def _send(self, kind: Notification, body: bytes) -> None:

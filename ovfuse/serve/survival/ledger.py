@@ -1,19 +1,19 @@
 """What the kernel was told, in memory that a killed process leaves to its successor.
 
-Three files in memory, of little-endian 64-bit words. The journal has a slot for each
-request that is at work: its number, how many daemons crashed and how many were killed
-over it, and the nodes that it told of, opened or released. The others count lookups
-and opens of nodes. A process that is killed in between leaves a count too high, never
-too low: that keeps something open for longer, while the other way round something in
-use would be gone.
+Three files in memory, of 64-bit words, each of which is stored at once. The journal has
+a slot for each request that is at work: its number, how many daemons crashed and how
+many were killed over it, and the nodes that it told of, opened or released. The others
+count lookups and opens of nodes. A process that is killed in between leaves a count too
+high, never too low: that keeps something open for longer, while the other way round
+something in use would be gone.
 
 Used by the kernel engine. Threading: a slot is one thread's; see Counts for these.
 """
 
 import mmap
 import os
-import struct
 import threading
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -27,16 +27,21 @@ _SLOTS: Final = 256
 """For as many threads as serve, and for what their predecessors left unfinished."""
 _SLOT_SIZE: Final = 64 * 1024
 """Sparse; room for the nodes that one reply can tell of, 160 bytes each in 1 MiB."""
-_SLOT: Final = struct.Struct("<QQQQ")
-"""unique, crashes, kills, count; then the nodes"""
-_WORD: Final = struct.Struct("<Q")
-_COUNT: Final = 3 * _WORD.size
-"""Where the last word of a slot's head is."""
-_ENTRY: Final = struct.Struct("<QQ")
-"""node, count; a count of 0 where nothing is"""
-_GROWTH: Final = 4096 * _ENTRY.size
+_WORD: Final = 8
+_UNIQUE, _LAST, _CRASHES, _KILLS, _AGE, _COUNT, _NODES = range(7)
+"""The words of a slot: the request at work, or 0; the last one that was; how many
+daemons crashed and were killed over it, and died since; how many nodes follow."""
+_WAITING: Final = 1 << 62
+"""Of a request's number in a slot: a predecessor left it, and nobody took it up yet."""
+_ENTRY_SIZE: Final = 2 * _WORD
+"""A node and its count, which is 0 where nothing is."""
+_GROWTH: Final = 4096 * _ENTRY_SIZE
 _OLD: Final = 8
 """Deaths after which a slot is free: its request had been answered long before."""
+_STEP: Final = 2
+"""From one request's number to the next one's."""
+_NEAR: Final = 2048
+"""So many requests around the newest may have been read and not be in the journal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +62,10 @@ class Unfinished:
 class Slot:
     """A line of the journal, for one thread."""
 
-    def __init__(self, memory: mmap.mmap, index: int) -> None:
-        self._memory = memory
+    def __init__(self, journal: memoryview, index: int) -> None:
+        size = _SLOT_SIZE // _WORD
+        self._words = journal[index * size : (index + 1) * size]
         self.index: Final = index
-        self._start = index * _SLOT_SIZE
         self.noted: Sequence[int] = ()
         """What was noted for the request."""
         self.before: Unfinished | None = None
@@ -75,18 +80,44 @@ class Slot:
         """Note that a request is at work, and how others ended over it."""
         crashes, kills = (before.crashes, before.kills) if before else (0, 0)
         self.noted, self.before = (), before
-        _SLOT.pack_into(self._memory, self._start, unique, crashes, kills, 0)
+        words = self._words
+        words[_COUNT], words[_CRASHES], words[_KILLS] = 0, crashes, kills
+        words[_AGE], words[_LAST] = 0, unique
+        words[_UNIQUE] = unique
 
     def note(self, *nodes: int) -> None:
         """Note all that is told, opened or released for it."""
         self.noted = nodes
-        start = self._start + _SLOT.size
-        struct.pack_into(f"<{len(nodes)}Q", self._memory, start, *nodes)
-        _WORD.pack_into(self._memory, self._start + _COUNT, len(nodes))
+        self._words[_NODES : _NODES + len(nodes)] = array("Q", nodes)
+        self._words[_COUNT] = len(nodes)
 
     def end(self) -> None:
         """Note that it is answered."""
-        _WORD.pack_into(self._memory, self._start, 0)
+        self._words[_UNIQUE] = 0
+
+    def inherit(self, *, crashed: bool) -> tuple[int, Unfinished] | None:
+        """Return the request that it was left with, and note another death.
+
+        Args:
+            crashed: whether its process ended by itself rather than being killed.
+        """
+        words = self._words
+        unique = words[_UNIQUE]
+        if not unique or words[_AGE] >= _OLD:
+            self.end()
+            return None
+        if not unique & _WAITING:
+            words[_UNIQUE] = unique | _WAITING
+            words[_CRASHES if crashed else _KILLS] += 1
+        words[_AGE] += 1
+        nodes = tuple(words[_NODES : _NODES + words[_COUNT]])
+        found = Unfinished(nodes, crashes=words[_CRASHES], kills=words[_KILLS])
+        return unique & ~_WAITING, found
+
+    @property
+    def last(self) -> int:
+        """The last request that was at work here."""
+        return self._words[_LAST]
 
 
 class Counts:
@@ -99,43 +130,48 @@ class Counts:
     def __init__(self, fd: int) -> None:
         self._fd: Final = fd
         self._size = os.fstat(fd).st_size or self._grown(0)
-        self._memory = mmap.mmap(fd, self._size)
+        self._words = _words(fd, self._size)
         self._at: dict[int, int] = {}
         self._free: list[int] = []
-        for offset in range(self._size - _ENTRY.size, -1, -_ENTRY.size):
-            node, count = _ENTRY.unpack_from(self._memory, offset)
+        for place in range(len(self._words) - 2, -1, -2):
+            node, count = self._words[place : place + 2]
             if count:
-                self._at[node] = offset
+                self._at[node] = place
             else:
-                self._free.append(offset)
+                self._free.append(place)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         """Yield nodes and counts, as they are now."""
-        for offset in tuple(self._at.values()):
-            yield _ENTRY.unpack_from(self._memory, offset)
+        for node, place in tuple(self._at.items()):
+            yield node, self._words[place + 1]
 
     def __setitem__(self, node: int, count: int) -> None:
         """Note how often it is; 0 takes it out."""
-        offset = self._at.get(node)
-        if offset is None:
+        place = self._at.get(node)
+        if place is None:
             if not self._free:
                 self._extend()
-            offset = self._at[node] = self._free.pop()
-        _ENTRY.pack_into(self._memory, offset, node, count)
+            place = self._at[node] = self._free.pop()
+            self._words[place] = node
+        self._words[place + 1] = count
         if not count:
             del self._at[node]
-            self._free.append(offset)
+            self._free.append(place)
 
     def _extend(self) -> None:
         before, self._size = self._size, self._grown(self._size)
-        self._memory.close()
-        self._memory = mmap.mmap(self._fd, self._size)
-        self._free.extend(range(self._size - _ENTRY.size, before - 1, -_ENTRY.size))
+        self._words = _words(self._fd, self._size)
+        self._free.extend(range(len(self._words) - 2, before // _WORD - 1, -2))
 
     def _grown(self, size: int) -> int:
         size += max(size, _GROWTH)
         os.ftruncate(self._fd, size)
         return size
+
+
+def _words(fd: int, size: int) -> memoryview:
+    """Map a file: unlike struct, which first writes zeros, this stores whole words."""
+    return memoryview(mmap.mmap(fd, size)).cast("Q")
 
 
 class Ledger:
@@ -157,7 +193,7 @@ class Ledger:
         )
         journal, lookups, opens = self.fds
         os.ftruncate(journal, _SLOTS * _SLOT_SIZE)
-        self._journal = mmap.mmap(journal, _SLOTS * _SLOT_SIZE)
+        self._journal = _words(journal, _SLOTS * _SLOT_SIZE)
         self.lookups: Final = Counts(lookups)
         self.opens: Final = Counts(opens)
         self._lock = threading.Lock()
@@ -170,6 +206,17 @@ class Ledger:
     def unfinished(self) -> list[int]:
         """The requests that predecessors may not have answered."""
         return list(self._unfinished)
+
+    @property
+    def unanswered(self) -> set[int]:
+        """All numbers of requests that predecessors may have read and not answered.
+
+        Those, too, that they had read and not yet noted; most of these never were.
+        """
+        newest = max(Slot(self._journal, index).last for index in range(_SLOTS))
+        first = max(newest - _NEAR * _STEP, _STEP)
+        around = range(first, newest + _NEAR * _STEP, _STEP) if newest else ()
+        return {*self._unfinished, *around}
 
     def slot(self) -> Slot:
         """Return a slot that is free; `give_back` it."""
@@ -193,17 +240,11 @@ class Ledger:
 
     def _read_journal(self, *, crashed: bool) -> None:
         for index in range(_SLOTS):
-            start = index * _SLOT_SIZE
-            unique, crashes, kills, count = _SLOT.unpack_from(self._journal, start)
-            crashes, kills = crashes + crashed, kills + (not crashed)
-            if not unique or crashes + kills > _OLD:
-                _WORD.pack_into(self._journal, start, 0)
-                continue
-            _SLOT.pack_into(self._journal, start, unique, crashes, kills, count)
-            nodes = struct.unpack_from(f"<{count}Q", self._journal, start + _SLOT.size)
-            found = Unfinished(nodes, crashes, kills)
-            self._unfinished[unique] = (Slot(self._journal, index), found)
-            self._free.remove(index)
+            slot = Slot(self._journal, index)
+            found = slot.inherit(crashed=crashed)
+            if found is not None:
+                self._unfinished[found[0]] = (slot, found[1])
+                self._free.remove(index)
 
 
 def take_over_ledger(keeping: Keeping) -> Ledger:
