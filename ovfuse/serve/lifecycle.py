@@ -169,7 +169,7 @@ def _start(plan: MountPlan, launch: Launch) -> None:
 
 def _serve(plan: MountPlan, launch: Launch, keeping: Keeping) -> None:
     """Do everything from the first key to the last wiped byte."""
-    logs = Logs(plan.options.log)
+    logs = _open_logs(plan, keeping)
     try:
         _prepare_process()
         view = LockedView() if keeping.is_locked else plan.open_view(keeping, None)
@@ -189,6 +189,19 @@ def _serve(plan: MountPlan, launch: Launch, keeping: Keeping) -> None:
             view.close()
     finally:
         logs.close()
+
+
+def _open_logs(plan: _Plan, keeping: Keeping) -> Logs:
+    """Return the logs: of a successor, whom no terminal hears, those of its mount."""
+    try:
+        logs = Logs(plan.options.log)
+    except OvfuseError:
+        if not keeping.is_successor:
+            raise
+        logs = Logs(None)
+    if keeping.is_successor:
+        logs.settle(background=not plan.foreground)
+    return logs
 
 
 class _Service:
@@ -249,12 +262,12 @@ class _Service:
         self._devices.append(device)
         self._setup.keeping.keep(_DEVICE_RECORD, b"%d" % device)
         self._launch.settle()
-        self._logs.settle(background=not self._plan.foreground)
         place = quoted(self._plan.mountpoint)
         if self._setup.keeping.is_successor:
             reason = self._setup.keeping.reason
             _log.warning("another daemon serves on %s: %s", place, reason)
         else:
+            self._logs.settle(background=not self._plan.foreground)
             _log.info("serving on %s", place)
         if not self._launch.ready():
             self._signals.request()
