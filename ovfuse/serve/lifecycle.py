@@ -191,7 +191,7 @@ def _serve(plan: MountPlan, launch: Launch, keeping: Keeping) -> None:
         logs.close()
 
 
-def _open_logs(plan: _Plan, keeping: Keeping) -> Logs:
+def _open_logs(plan: MountPlan, keeping: Keeping) -> Logs:
     """Return the logs: of a successor, whom no terminal hears, those of its mount."""
     try:
         logs = Logs(plan.options.log)

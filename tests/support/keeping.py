@@ -17,12 +17,23 @@ class Kept:
     """
 
     keeper: int | None = None
+    is_locked = False
+    reason = ""
 
     def __init__(self, *, is_successor: bool = False, crashed: bool = False) -> None:
         self.records: dict[str, tuple[bytes, list[int]]] = {}
         self.names: list[str] = []
         self.is_successor = is_successor
         self.predecessor_crashed = crashed
+
+    def lock(self) -> bool:
+        return False
+
+    def unlock(self) -> bool:
+        return False
+
+    def reload(self) -> str | None:
+        return "nobody would go on"
 
     def keep(
         self, name: str, data: bytes | memoryview = b"", fds: Sequence[int] = ()
