@@ -273,10 +273,9 @@ def _end_of(status: int, asked_for: str) -> End:
     if asked_for:
         return End(crashed=False, reason=asked_for)
     if code < 0:
-        return End(
-            crashed=code != -signal.SIGKILL, reason=signal.strsignal(-code) or ""
-        )
-    return End(crashed=True, reason=f"it ended with {code}")
+        name = signal.Signals(-code).name
+        return End(crashed=code != -signal.SIGKILL, reason=f"the last got {name}")
+    return End(crashed=True, reason=f"the last ended with {code}")
 
 
 def _run_daemon(
