@@ -65,11 +65,13 @@ def mount(
 
 def go_on() -> None:
     """Go on with a mount where another version of the program was."""
+    from ovfuse.secret import lock_all_memory
     from ovfuse.serve.lifecycle import MountPlan, run_mount
     from ovfuse.serve.options import parse_options
     from ovfuse.serve.survival.reload import inherited_records
 
     log_to_stderr(False)
+    lock_all_memory()  # before there is a key in it
     facts, records = inherited_records()
     asked = _Asked(*(facts[field] for field in _Asked._fields))
     options = parse_options(asked.options)

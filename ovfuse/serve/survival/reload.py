@@ -16,6 +16,7 @@ from typing import Any, Final, NoReturn
 
 from ovfuse.keeping import Record
 from ovfuse.quote import quoted
+from ovfuse.secret import lock_all_memory
 from ovfuse.serve.survival.channel import Records
 
 __all__ = [
@@ -140,6 +141,7 @@ def _read(pipe: int, size: int) -> memoryview:
 def _write(pipe: int, records: Records) -> NoReturn:
     code = 1
     try:
+        lock_all_memory()  # soon it will be the last one that has it, and fork unlocks
         for name, record in records.items():
             facts = {"name": name, "fds": record.fds, "size": len(record.data)}
             os.write(pipe, json.dumps(facts).encode("ascii") + b"\n")
