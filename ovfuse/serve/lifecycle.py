@@ -93,7 +93,7 @@ class _ForegroundLaunch:
     """Nobody waits but, perhaps, a service manager."""
 
     def detach(self) -> None:
-        notify(STATUS="mounting")
+        pass
 
     def settle(self) -> None:
         pass
@@ -162,9 +162,8 @@ def _start(plan: MountPlan, launch: Launch) -> None:
             plan.restart,
             plan.inherited,
         )
-    except MountFailedError:
+    finally:
         _clean_up_after_death(plan.mountpoint)
-        raise
 
 
 def _serve(plan: MountPlan, launch: Launch, keeping: Keeping) -> None:
