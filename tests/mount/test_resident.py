@@ -318,21 +318,3 @@ def test_ordinary_user_is_told_if_he_asks(
         assert run_as(user, "cat", mountpoint / "a.bin").returncode == 0
     finally:
         succeed(user, "unmount", mountpoint)
-
-
-@pytest.mark.slow
-def test_ten_thousand_opens_leave_nothing(
-    weights: Sealed, publisher: Home, mountpoint: Path
-) -> None:
-    with serving(publisher, weights.cipherdir, mountpoint) as mount:
-        descriptors = Path(f"/proc/{mount.pid}/fd")
-        paths = [mountpoint / name for name in WEIGHTS]
-        for path in paths:
-            path.read_bytes()
-        before = len(list(descriptors.iterdir()))
-        for number in range(10_000):
-            with opened(paths[number % 3]) as fd:
-                assert os.pread(fd, 16, 4096) == FILES[WEIGHTS[number % 3]][4096:4112]
-        wait_until(lambda: len(list(descriptors.iterdir())) <= before)
-        wait_until(lambda: resident(mount) == (0, 0))
-        assert len(list(descriptors.iterdir())) < before

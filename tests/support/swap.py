@@ -147,6 +147,12 @@ class Group:
                 used = (self.directory / "memory.current").read_text()
                 self._write("memory.reclaim", used)
 
+    @property
+    def shared_memory(self) -> int:
+        """The bytes of files in memory that its processes made, living or not."""
+        text = (self.directory / "memory.stat").read_text()
+        return int(dict(line.split() for line in text.splitlines())["shmem"])
+
     @contextmanager
     def _stopped(self) -> Iterator[None]:
         pids = [
