@@ -5,7 +5,6 @@ Used by the kernel engine. Threading: one lock around changes; reading takes non
 
 import logging
 import threading
-from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from ovfuse.errors import OvfuseError, SupersededError
@@ -38,7 +37,6 @@ class OpenFiles:
         self._resident = resident
         self._choice = choice
         self._handles: Final[dict[int, list[Handle]]] = {}
-        self._unreadable: Final[Counter[int]] = Counter()
         self._lock = threading.Lock()
 
     def add(
@@ -85,12 +83,7 @@ class OpenFiles:
         for number, opens in tuple(self._counts):
             if self._resident is not None:
                 self._resident.restore(number, opens)
-            try:
-                node = nodes.get(number).node
-                self._handles[number] = [view.reopen(node) for _ in range(opens)]
-            except OvfuseError as error:
-                self._unreadable[number] = opens
-                _log.info("a file that was open cannot be read: %s", error.message)
+            self._handles[number] = _reopened(number, opens, view, nodes)
 
     def get(self, fh: int) -> "Handle":
         """Return a handle to read from.
@@ -107,14 +100,12 @@ class OpenFiles:
         """Close one of the handles."""
         with self._lock:
             handles = self._handles.get(fh)
-            handle = handles.pop() if handles else None
-            if handle is None:
-                self._unreadable[fh] = max(self._unreadable[fh] - 1, 0)
-            elif not handles:
+            if not handles:
+                return
+            handle = handles.pop()
+            if not handles:
                 del self._handles[fh]
             self._count(fh)
-        if handle is None:
-            return
         handle.close()
         if self._resident is not None:
             self._resident.release(fh)
@@ -145,5 +136,31 @@ class OpenFiles:
         return self._resident.open(wanted)
 
     def _count(self, number: int) -> None:
-        opens = len(self._handles.get(number, ())) + self._unreadable[number]
-        self._counts[number] = opens
+        self._counts[number] = len(self._handles.get(number, ()))
+
+
+class _LostHandle:
+    """Of a file that a predecessor had open and that cannot be opened any more."""
+
+    def read_into(self, _offset: int, _buffer: memoryview) -> int:
+        raise SupersededError("it was open when a daemon was killed, and is gone")
+
+    def read_whole(self, buffer: memoryview) -> None:
+        self.read_into(0, buffer)
+
+    def close(self) -> None:
+        pass
+
+
+def _reopened(
+    number: int, opens: int, view: "View", nodes: "NodeTable"
+) -> "list[Handle]":
+    """Return as many handles as there were, since each is released."""
+    handles: list[Handle] = []
+    try:
+        node = nodes.get(number).node
+        for _ in range(opens):
+            handles.append(view.reopen(node))  # noqa: PERF401  those that succeed
+    except OvfuseError as error:
+        _log.info("a file that was open cannot be read on: %s", error.message)
+    return [*handles, *[_LostHandle()] * (opens - len(handles))]

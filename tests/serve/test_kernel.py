@@ -10,12 +10,14 @@ from typing import cast
 
 import pytest
 
+from ovfuse.errors import SupersededError
 from ovfuse.serve.engine import Setup
 from ovfuse.serve.failures import Failures
 from ovfuse.serve.kernel import wire
 from ovfuse.serve.kernel.operations import REPLY_SIZE, Operations, Request
 from ovfuse.serve.kernel.wire import Opcode
-from ovfuse.serve.known_nodes import ROOT_ID
+from ovfuse.serve.known_nodes import ROOT_ID, NodeTable
+from ovfuse.serve.open_files import OpenFiles
 from ovfuse.serve.options import MountOptions
 from ovfuse.view.contract import View
 from tests.serve.memory_view import MemoryView
@@ -171,3 +173,43 @@ def test_process_that_waits_for_a_slow_unlock_can_be_interrupted(
         reader.wait()
         mounter.gate.touch()
     assert (mounter.mountpoint / "small.txt").read_bytes() == b"hello\n"
+
+
+def test_directories_of_a_predecessor_are_not_those_of_a_successor(
+    operations: Operations, source: Path
+) -> None:
+    """The kernel may have them open yet, under numbers that it was given then."""
+    setup = Setup(
+        view=cast("View", MemoryView(source)),
+        cipherdir=source,
+        mountpoint=source,
+        options=MountOptions(),
+        failures=Failures(),
+    )
+    numbers = set()
+    for each in (operations, Operations(setup)):
+        for _ in range(3):
+            _, opened = ask(each, Opcode.OPENDIR, ROOT, bytes(8))
+            numbers.add(wire.OPEN_OUT.unpack(opened)[0])
+    assert len(numbers) == 6
+
+
+def test_file_that_cannot_be_opened_again_is_released_as_often_as_it_was_open(
+    operations: Operations, source: Path
+) -> None:
+    number = look_up(operations, ROOT, b"small.txt")
+    (source / "small.txt").unlink()
+    files = OpenFiles(None, "never", operations.ledger.opens)
+    operations.ledger.opens[number] = 2
+    view = cast("View", MemoryView(source))
+    nodes = NodeTable(view, operations.ledger.lookups)  # which does not know it
+
+    files.restore(view, nodes)
+
+    for left in (1, 0):
+        with pytest.raises(SupersededError, match="is gone"):
+            files.get(number).read_into(0, memoryview(b""))
+        files.release(number)
+        assert dict(operations.ledger.opens).get(number, 0) == left
+    with pytest.raises(SupersededError, match="not open"):
+        files.get(number)

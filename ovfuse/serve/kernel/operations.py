@@ -10,6 +10,7 @@ import logging
 import os
 import stat
 import struct
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
@@ -119,7 +120,8 @@ class Operations:
             resident, setup.options.resident, self.ledger.opens
         )
         self._directories: Final[dict[tuple[int, int], _Listing]] = {}
-        self._directory_numbers = itertools.count(1)
+        # Not those of a predecessor, which the kernel may have open yet.
+        self._directory_numbers = itertools.count(time.monotonic_ns())
         self._gate = setup.gate
         self._handlers: Final[dict[int, _Handler]] = {
             opcode: getattr(self, f"_{opcode.name.lower()}") for opcode in _ANSWERED
