@@ -33,6 +33,7 @@ __all__ = ["KernelEngine"]
 
 _log = logging.getLogger(__name__)
 
+_RECORD: Final = "mount"
 _THREADS: Final = 4
 _THREADS_MAX: Final = 128
 """So many may wait for a model to unlock before others have to."""
@@ -52,7 +53,7 @@ class KernelEngine:
     def run(self) -> None:
         """Mount and serve; see Engine."""
         connection = connect(self._setup)
-        self._mount = find_mount(self._setup.mountpoint)
+        self._mount = self._find_mount()
         ledger = take_over_ledger(self._setup.keeping)
         has_passthrough = InitFlag.PASSTHROUGH in connection.flags
         resident = start_resident_files(
@@ -75,6 +76,15 @@ class KernelEngine:
             # The descriptor stays, until the process ends: a slow thread may have a
             # reply for it yet, and its number must not become another file's.
             operations.files.close()
+
+    def _find_mount(self) -> "Mount | None":
+        """Return our mount, if it is there: once detached, another one may be."""
+        found, keeping = find_mount(self._setup.mountpoint), self._setup.keeping
+        for _, record in keeping.take(_RECORD):
+            return found if found and b"%d" % found.device == record.data else None
+        if found is not None:
+            keeping.keep(_RECORD, b"%d" % found.device)
+        return found
 
     def take_back(self, *, force: bool) -> bool:
         """Take back all plaintext; see Engine."""
