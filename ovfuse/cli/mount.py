@@ -50,15 +50,15 @@ def mount(
     options = parse_options(option or [])
     log_to_stderr(False)
     _check_dumps(allowed=options.allow_dumps)
-    asked = _Asked.absolute(identity or [], verify_key or [], option or [], options.log)
+    asked = _Asked.of(identity or [], verify_key or [], option or [], options.log)
+    here = _working_directory()
     plan = MountPlan(
         cipherdir=cipherdir,
         mountpoint=mountpoint,
         options=options,
-        # Absolute: it is called again when the working directory is another one.
-        open_view=_view_opener(cipherdir.absolute(), asked, options),
+        open_view=_view_opener(cipherdir, asked, options, here),
         foreground=foreground,
-        asked=asked._asdict() | {"foreground": foreground},
+        asked=asked.seen_from(here)._asdict() | {"foreground": foreground},
     )
     run_mount(plan)
 
@@ -80,7 +80,7 @@ def go_on() -> None:
         cipherdir=cipherdir,
         mountpoint=Path(facts["mountpoint"]),
         options=options,
-        open_view=_view_opener(cipherdir, asked, options),
+        open_view=_view_opener(cipherdir, asked, options, Path("/")),
         foreground=facts["foreground"],
         asked=asked._asdict() | {"foreground": facts["foreground"]},
         inherited=records,
@@ -89,29 +89,39 @@ def go_on() -> None:
 
 
 class _Asked(NamedTuple):
-    """The words of the command line, whatever the working directory comes to be."""
+    """Words of the command line."""
 
     identities: list[str]
     verify_keys: list[str]
     options: list[str]
 
     @classmethod
-    def absolute(
+    def of(
         cls,
         identities: list[Path],
         verify_keys: list[Path],
         options: list[str],
         log: Path | None,
     ) -> Self:
-        """Return them with absolute paths."""
+        """Return them; the log file's path is absolute."""
         if log is not None:
             escaped = f"{log}".replace("\\", "\\\\").replace(",", "\\,")
             options = [*options, f"log={escaped}"]
-        return cls(
-            [f"{path.absolute()}" for path in identities],
-            [f"{path.absolute()}" for path in verify_keys],
-            options,
+        return cls([*map(str, identities)], [*map(str, verify_keys)], options)
+
+    def seen_from(self, directory: Path) -> Self:
+        """Return the same, for who is not in that directory any more."""
+        return self._replace(
+            identities=[f"{directory / path}" for path in self.identities],
+            verify_keys=[f"{directory / path}" for path in self.verify_keys],
         )
+
+
+def _working_directory() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:  # it was removed: nothing relative can be found anyway
+        return Path("/")
 
 
 def _check_dumps(*, allowed: bool) -> None:
@@ -129,24 +139,28 @@ def _check_dumps(*, allowed: bool) -> None:
 
 
 def _view_opener(
-    cipherdir: Path, asked: _Asked, options: "ParsedOptions"
+    cipherdir: Path, asked: _Asked, options: "ParsedOptions", here: Path
 ) -> "Callable[[Keeping, Unlocking | None], View]":
-    """Return what opens the view, in the process that will serve it."""
+    """Return what opens the view, in the process that will serve it.
+
+    A successor is not `here` any more; what the user is told is in his own words.
+    """
+    from_elsewhere = asked.seen_from(here)
 
     def open_it(keeping: "Keeping", unlocking: "Unlocking | None") -> "View":
         from ovfuse.view import open_view
 
         prompt = Prompt()
         if unlocking is not None:
-            identities = list(unlocking.identities) or asked.identities
-            given = asked._replace(identities=identities)
+            identities = list(unlocking.identities) or from_elsewhere.identities
+            given = from_elsewhere._replace(identities=identities)
             unlocker = _find_unlocker(given, options, lambda _: unlocking.passphrase)
         elif keeping.is_successor:
-            unlocker = _find_again(asked, options)
+            unlocker = _find_again(from_elsewhere, options)
         else:
             unlocker = _find_unlocker(asked, options, prompt)
         view = open_view(
-            cipherdir,
+            here / cipherdir if keeping.is_successor else cipherdir,
             unlocker,
             strict=options.strict,
             name=options.model,
