@@ -155,15 +155,17 @@ def _start(plan: MountPlan, launch: Launch) -> None:
         return
     _harden_process()  # the keeper has keys, too
     _warm_up()
+    has_ended_well = False
     try:
-        keep_serving(
+        has_ended_well = keep_serving(
             lambda daemon, keeping: _serve(plan, daemon, keeping),
             launch,
             plan.restart,
             plan.inherited,
         )
     finally:
-        _clean_up_after_death(plan.mountpoint)
+        if not has_ended_well:
+            _clean_up_after_death(plan.mountpoint)
 
 
 def _serve(plan: MountPlan, launch: Launch, keeping: Keeping) -> None:
@@ -261,10 +263,10 @@ class _Service:
         self._devices.append(device)
         self._setup.keeping.keep(_DEVICE_RECORD, b"%d" % device)
         self._launch.settle()
-        place = quoted(self._plan.mountpoint)
-        if self._setup.keeping.is_successor:
-            reason = self._setup.keeping.reason
-            _log.warning("another daemon serves on %s: %s", place, reason)
+        place, keeping = quoted(self._plan.mountpoint), self._setup.keeping
+        if keeping.is_successor:
+            level = logging.ERROR if keeping.predecessor_crashed else logging.WARNING
+            _log.log(level, "another daemon serves on %s: %s", place, keeping.reason)
         else:
             self._logs.settle(background=not self._plan.foreground)
             _log.info("serving on %s", place)
@@ -287,8 +289,13 @@ class _Service:
             raise MountFailedError(what) from error
         finally:
             left = find_mount(self._plan.mountpoint)
-            if left is not None and left.device in self._devices:
+            if self._has_served and left is not None and left.device in self._devices:
                 detach_mount(self._plan.mountpoint)
+
+    @property
+    def _has_served(self) -> bool:
+        """Whether the mount was up: a successor that failed before is not the last."""
+        return not self._setup.keeping.is_successor or self._setup.goes_on.is_set()
 
     def _lock(self, request: dict[str, Any]) -> Answer:
         keeping, mountpoint = self._setup.keeping, self._plan.mountpoint

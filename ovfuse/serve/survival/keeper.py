@@ -41,6 +41,9 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _INTERRUPTED_SECONDS: Final = 0.3
 _LONGEST_GAP_SECONDS: Final = 30.0
 """After so long without a daemon, requests fail rather than wait."""
+_SHORT_SECONDS: Final = 1.0
+"""A daemon that crashes so soon after it served is not replaced at once."""
+_LOOK_SECONDS: Final = 0.02
 
 
 class _KeptLaunch:
@@ -74,7 +77,7 @@ def keep_serving(
     launch: Launch,
     restart: Restart | None = None,
     inherited: Records | None = None,
-) -> None:
+) -> bool:
     """Serve in a child, and in another one whenever it dies; return at the end.
 
     A child that dies before its mount was ready is not replaced. After it, one that
@@ -86,11 +89,14 @@ def keep_serving(
         restart: how another version of the program goes on.
         inherited: what the version before left: there is a mount already.
 
+    Returns:
+        False if nobody was left to unmount: asked to stop, it died all the same.
+
     Raises:
         MountFailedError: it died before the mount was ready, or there is no successor.
         OvfuseError: what `serve` raises.
     """
-    _Keeper(serve, launch, restart, inherited).run()
+    return _Keeper(serve, launch, restart, inherited).run()
 
 
 class _Keeper:
@@ -113,21 +119,21 @@ class _Keeper:
         self._is_to_reload = False
         self._reason = ""
         self._error: OvfuseError | None = None
-        self._has_ended = False
+        self._has_ended = self._has_ended_well = False
         self._asked_to_stop: int | None = None
         self._alive_at = time.monotonic()
 
-    def run(self) -> None:
+    def run(self) -> bool:
         """See `keep_serving`."""
         before = [(n, signal.signal(n, self._forward)) for n in _SIGNALS]
         before.append((signal.SIGALRM, signal.signal(signal.SIGALRM, self._give_up)))
         try:
             attempts = 0
-            while not self._has_ended and not (self._was_ready and self._asked_to_stop):
+            while not self._has_ended and not self._is_to_stop:
                 if attempts:
-                    time.sleep(min(0.02 * 2**attempts, 5.0))
+                    self._pause(min(0.02 * 2**attempts, 5.0))
                 self._live()
-                attempts = 0 if self._is_ready else attempts + 1
+                attempts = 0 if self._has_lived() else attempts + 1
                 self._check()
         finally:
             for number, handler in before:
@@ -136,15 +142,34 @@ class _Keeper:
                 record.close()
         if self._error is not None:
             raise self._error
+        return self._has_ended_well
+
+    @property
+    def _is_to_stop(self) -> bool:
+        return self._was_ready and self._asked_to_stop is not None
+
+    def _pause(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not self._is_to_stop:
+            time.sleep(_LOOK_SECONDS)
+
+    def _has_lived(self) -> bool:
+        """Tell whether the last one served, and did not crash at once."""
+        is_crash = self._end is not None and self._end.crashed
+        lived = time.monotonic() - self._alive_at
+        return self._is_ready and not (is_crash and lived < _SHORT_SECONDS)
 
     def _live(self) -> None:
         """Start a daemon, and attend to it until it has ended."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         sys.stdout.flush()
         sys.stderr.flush()
         self._is_ready, self._error = False, None
         # No signal may come before it is known to whom it is to be passed on.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        if self._is_to_stop:  # it came while there was nobody to be told
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            return
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         keeper = os.getpid()
         self._pid = os.fork()
         if self._pid == 0:
@@ -179,7 +204,7 @@ class _Keeper:
             case "failed":
                 self._error = error_of(fields)
             case "ended":
-                self._has_ended = True
+                self._has_ended = self._has_ended_well = True
             case kind:
                 with suppress(OSError):
                     send(daemon, kind, **self._answer(kind))
@@ -261,7 +286,8 @@ class _Keeper:
             # right, which a second one would break into.
             signal.setitimer(signal.ITIMER_REAL, _INTERRUPTED_SECONDS)
         elif self._pid:
-            os.kill(self._pid, number)
+            with suppress(ProcessLookupError):  # it has just been waited for
+                os.kill(self._pid, number)
 
     def _give_up(self, _number: int, _frame: object) -> None:
         if self._pid and not self._was_ready:
