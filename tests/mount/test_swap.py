@@ -103,7 +103,8 @@ def removed(mount: Mount) -> list[str]:
     for descriptor in Path(f"/proc/{mount.pid}/fd").iterdir():
         with suppress(FileNotFoundError):
             links.append(f"{descriptor.readlink()}")
-    return [link for link in links if link.endswith(" (deleted)")]
+    own = ("/#", "/memfd:")  # in memory, and never had a name
+    return [x for x in links if x.endswith(" (deleted)") and not x.startswith(own)]
 
 
 # What changes
