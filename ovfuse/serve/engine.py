@@ -35,6 +35,7 @@ class Setup:
         usage: told of what is in memory for the kernel to serve.
         keeping: told of what a successor needs.
         gate: passed by all that asks for content.
+        device: the number of the mount's device, where a predecessor mounted.
         goes_on: set by the engine of a successor when it serves.
     """
 
@@ -46,6 +47,7 @@ class Setup:
     usage: Usage = field(default_factory=Usage)
     keeping: Keeping = field(default_factory=NothingKept)
     gate: Gate = field(default_factory=Gate)
+    device: int | None = None
     goes_on: threading.Event = field(default_factory=threading.Event)
 
 

@@ -184,6 +184,7 @@ def _serve(plan: MountPlan, launch: Launch, keeping: Keeping) -> None:
                 failures=Failures(),
                 keeping=keeping,
                 gate=Gate(is_open=not keeping.is_locked),
+                device=_inherited_device(keeping),
             )
             _Service(plan, launch, logs, setup).run()
         finally:
@@ -224,7 +225,7 @@ class _Service:
         self._setup = setup
         self._engine = make_engine(setup)
         self._signals = StopSignals()
-        self._devices = _inherited_devices(setup.keeping)
+        self._devices = [setup.device] if setup.device is not None else []
 
     def run(self) -> None:
         """Serve to the end; leave no mount of ours, whatever happens.
@@ -337,8 +338,10 @@ def _end_at_once() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _inherited_devices(keeping: Keeping) -> list[int]:
-    return [int(bytes(record.data)) for _, record in keeping.take(_DEVICE_RECORD)]
+def _inherited_device(keeping: Keeping) -> int | None:
+    for _, record in keeping.take(_DEVICE_RECORD):
+        return int(bytes(record.data))
+    return None
 
 
 def _clean_up_after_death(mountpoint: Path) -> None:

@@ -33,7 +33,6 @@ __all__ = ["KernelEngine"]
 
 _log = logging.getLogger(__name__)
 
-_RECORD: Final = "mount"
 _THREADS: Final = 4
 _THREADS_MAX: Final = 128
 """So many may wait for a model to unlock before others have to."""
@@ -53,7 +52,9 @@ class KernelEngine:
     def run(self) -> None:
         """Mount and serve; see Engine."""
         connection = connect(self._setup)
-        self._mount = self._find_mount()
+        found = find_mount(self._setup.mountpoint)  # or, once detached, another one
+        is_ours = found is not None and self._setup.device in {None, found.device}
+        self._mount = found if is_ours else None
         ledger = take_over_ledger(self._setup.keeping)
         has_passthrough = InitFlag.PASSTHROUGH in connection.flags
         resident = start_resident_files(
@@ -76,15 +77,6 @@ class KernelEngine:
             # The descriptor stays, until the process ends: a slow thread may have a
             # reply for it yet, and its number must not become another file's.
             operations.files.close()
-
-    def _find_mount(self) -> "Mount | None":
-        """Return our mount, if it is there: once detached, another one may be."""
-        found, keeping = find_mount(self._setup.mountpoint), self._setup.keeping
-        for _, record in keeping.take(_RECORD):
-            return found if found and b"%d" % found.device == record.data else None
-        if found is not None:
-            keeping.keep(_RECORD, b"%d" % found.device)
-        return found
 
     def take_back(self, *, force: bool) -> bool:
         """Take back all plaintext; see Engine."""
