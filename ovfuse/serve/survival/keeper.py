@@ -117,6 +117,8 @@ class _Keeper:
         self._pid = 0
         self._was_ready, self._is_ready = goes_on, False
         self._is_to_reload = False
+        self._is_over = False
+        """Whether the daemon locked the mount: nothing is kept for it any more."""
         self._reason = ""
         self._error: OvfuseError | None = None
         self._has_ended = self._has_ended_well = False
@@ -163,7 +165,7 @@ class _Keeper:
         """Start a daemon, and attend to it until it has ended."""
         sys.stdout.flush()
         sys.stderr.flush()
-        self._is_ready, self._error = False, None
+        self._is_ready, self._is_over, self._error = False, False, None
         # No signal may come before it is known to whom it is to be passed on.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         if self._is_to_stop:  # it came while there was nobody to be told
@@ -185,12 +187,16 @@ class _Keeper:
                 self._attend(message, ours)
         _, status = os.waitpid(self._pid, 0)
         self._pid = 0
+        if LOCKED in self._records:
+            self._lock()  # what is left of keys, if it was to unlock and was killed
         self._end = _end_of(status, self._reason)
         self._reason = ""
 
     def _attend(self, message: Message, daemon: socket.socket) -> None:
         fields = message.fields
         match fields["kind"]:
+            case "keep" if self._is_over:
+                message.record.close()
             case "keep":
                 self._drop(fields["name"])
                 self._records[fields["name"]] = message.record
@@ -218,8 +224,14 @@ class _Keeper:
             self._is_to_reload = reason is None
             self._reason = "reloaded" if reason is None else ""
             return {"refused": reason}
-        self._lock(is_locked=kind == "lock")
-        self._reason = f"{kind}ed"
+        was_locked = LOCKED in self._records
+        if kind == "lock":
+            self._lock()
+            self._is_over = not was_locked
+            self._reason = "not unlocked" if was_locked else "locked"
+        else:
+            self._drop(LOCKED)
+            self._reason = "unlocked"
         return {"done": True}
 
     def _reason_against_reloading(self) -> str | None:
@@ -227,11 +239,8 @@ class _Keeper:
             return "it was not started by the mount command"
         return reason_against()
 
-    def _lock(self, *, is_locked: bool) -> None:
-        """Drop everything that leads to a key or to plaintext, or allow it again."""
-        if not is_locked:
-            self._drop(LOCKED)
-            return
+    def _lock(self) -> None:
+        """Drop everything that leads to a key or to plaintext."""
         for name in self._records.keys() - _OF_THE_MOUNT:
             self._drop(name)
         self._records[LOCKED] = Record(b"")
