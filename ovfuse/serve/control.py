@@ -26,8 +26,11 @@ from ovfuse.serve.background import describe_error, error_of
 from ovfuse.serve.mounts import find_mount
 
 __all__ = [
+    "Answer",
+    "Command",
     "ControlServer",
     "ask",
+    "failure",
     "remove_dead_socket",
     "runtime_directory",
     "socket_path",
@@ -36,7 +39,8 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 _TIMEOUT_SECONDS: Final = 2.0
-_MAX_REQUEST_SIZE: Final = 4096
+_MAX_REQUEST_SIZE: Final = 256 * 1024
+"""Room for paths, of which JSON has six bytes for each that is not ASCII."""
 _MAX_ANSWER_SIZE: Final = 64 * 1024 * 1024
 _MAX_CLIENTS: Final = 8
 _CREDENTIALS: Final = struct.Struct("iII")  # struct ucred: pid, uid, gid
@@ -167,9 +171,11 @@ class ControlServer:
                     return
                 request = json.loads(_read_line(client, _MAX_REQUEST_SIZE))
                 answer, then = self._respond(request)
-                client.sendall(_line(answer))
-                if then is not None:
-                    then()
+                try:
+                    client.sendall(_line(answer))
+                finally:  # also if nobody waits for the answer any more
+                    if then is not None:
+                        then()
         finally:
             self._clients.release()
 
@@ -181,10 +187,15 @@ class ControlServer:
         try:
             return command(request)
         except OvfuseError as error:
-            return {"error": error.message, "failed": describe_error(error)}, None
+            return failure(error), None
         except Exception:  # noqa: BLE001  a broken answer must not end the mount
             _log.exception("%s cannot be answered", name)
             return {"error": "internal"}, None
+
+
+def failure(error: OvfuseError) -> dict[str, Any]:
+    """Return the answer that `ask` raises an error for."""
+    return {"error": error.message, "failed": describe_error(error)}
 
 
 Answer = tuple[dict[str, Any], Callable[[], None] | None]

@@ -234,3 +234,30 @@ def exchange(path: Path, request_line: bytes) -> dict[str, Any]:
         client.sendall(request_line)
         answer: dict[str, Any] = json.loads(answers.readline())
         return answer
+
+
+def test_what_follows_an_answer_is_done_though_nobody_waits(path: Path) -> None:
+    """Whoever locks a mount and is interrupted must not leave it half locked."""
+    asked, done = threading.Event(), threading.Event()
+
+    def order(_request: dict[str, Any]) -> control.Answer:
+        asked.wait(30)
+        return {"much": "x" * (1 << 22)}, done.set
+
+    with ControlServer(MOUNTPOINT, dict, {"order": order}):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(os.fspath(path))
+            client.sendall(b'{"command": "order"}\n')
+        asked.set()
+        assert done.wait(30)
+
+
+def test_request_may_have_many_long_paths(path: Path) -> None:
+    def order(request: dict[str, Any]) -> control.Answer:
+        return {"paths": len(request["paths"])}, None
+
+    paths = ["\u00e9" * 2000] * 10
+    with ControlServer(MOUNTPOINT, dict, {"order": order}):
+        answer = ask(path, os.getuid(), "order", paths=paths)
+    assert answer is not None
+    assert answer["paths"] == 10
