@@ -3,21 +3,25 @@
 Used by the commands. Stateless; any thread. Nothing here looks inside the mount.
 """
 
+import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from ovfuse.errors import MountFailedError, NotMountedError
+from ovfuse.errors import MountFailedError, NotMountedError, OvfuseError
 from ovfuse.mountinfo import FILESYSTEM_TYPE, Mount
 from ovfuse.quote import quoted
-from ovfuse.serve.mounts import find_mount, resolve_mountpoint
+from ovfuse.serve.mounts import find_mount, is_stale, resolve_mountpoint
 from ovfuse.serve.status import LOCKED, SERVING, MountStatus, ask_daemon, mount_status
 
 __all__ = ["lock", "reload", "unlock"]
 
 _TIMEOUT_SECONDS: Final = 90.0
 """For the daemon to look into what it is asked."""
+_AGAIN_SECONDS: Final = 5.0
+"""Asked again meanwhile: a successor may only just begin."""
 _WAIT_SECONDS: Final = 30.0
 _INTERVAL_SECONDS: Final = 0.02
 
@@ -33,9 +37,7 @@ def reload(mountpoint: Path) -> None:
         MountFailedError: its daemon refuses or does not answer; it serves on.
     """
     mount = _mount_at(mountpoint)
-    before = mount_status(mount).pid
-    _ask(mount, "reload")
-    _wait_for_another(mount, before)
+    _wait_for_another(mount, _ask(mount, "reload")["pid"])
 
 
 def lock(mountpoint: Path, *, force: bool = False) -> None:
@@ -51,10 +53,9 @@ def lock(mountpoint: Path, *, force: bool = False) -> None:
         MountFailedError: its daemon cannot or does not answer.
     """
     mount = _mount_at(mountpoint)
-    before = mount_status(mount)
-    _ask(mount, "lock", force=force)
-    if before.state != LOCKED:
-        _wait_for_another(mount, before.pid)
+    answer = _ask(mount, "lock", force=force)
+    if answer.get("ends"):
+        _wait_for_another(mount, answer["pid"])
 
 
 def unlock(
@@ -74,10 +75,16 @@ def unlock(
         OvfuseError: what is sealed there is not whole, or not to be trusted.
     """
     mount = _mount_at(mountpoint)
-    before = mount_status(mount).pid
+    before = mount_status(mount)
     files = [f"{path}" for path in identities]
-    _ask(mount, "unlock", identities=files, passphrase=passphrase)
-    _wait_for_another(mount, before)
+    try:
+        answer = _ask(mount, "unlock", identities=files, passphrase=passphrase)
+    except OvfuseError:
+        if before.state == LOCKED:  # it ended all the same, for what it had tried
+            with suppress(MountFailedError):
+                _wait_for_another(mount, before.pid)
+        raise
+    _wait_for_another(mount, answer["pid"])
 
 
 def _mount_at(mountpoint: Path) -> Mount:
@@ -88,9 +95,15 @@ def _mount_at(mountpoint: Path) -> Mount:
 
 
 def _ask(mount: Mount, command: str, **fields: object) -> dict[str, Any]:
-    answer = ask_daemon(mount, command, timeout=_TIMEOUT_SECONDS, **fields)
-    if answer is not None:
-        return answer
+    deadline = time.monotonic() + _AGAIN_SECONDS
+    is_ours = os.geteuid() in {0, mount.user_id or 0}
+    while True:
+        answer = ask_daemon(mount, command, timeout=_TIMEOUT_SECONDS, **fields)
+        if answer is not None:
+            return answer
+        if not is_ours or time.monotonic() > deadline or is_stale(mount.mountpoint):
+            break
+        time.sleep(_INTERVAL_SECONDS)
     raise MountFailedError(
         f"the daemon of {quoted(mount.mountpoint)} does not answer",
         hint="ovfuse status tells more",

@@ -62,7 +62,9 @@ class Engine(Protocol):
         """
 
     def take_back(self, *, force: bool) -> bool:
-        """Take back what the kernel has of plaintext, once the gate is closed.
+        """Take back what the kernel has of plaintext, and close the gate.
+
+        It is paused, and nobody is inside.
 
         Args:
             force: also what is in use.

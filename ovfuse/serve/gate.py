@@ -9,7 +9,7 @@ __all__ = ["Gate"]
 
 
 class Gate:
-    """Open until it is closed; whoever closes it waits for those who are inside.
+    """Open until it is closed; before that, whoever comes waits for what is decided.
 
     Args:
         is_open: whether it is, at first.
@@ -17,17 +17,20 @@ class Gate:
 
     def __init__(self, *, is_open: bool = True) -> None:
         self._is_open = is_open
+        self._is_paused = False
         self._inside = 0
         self._changed = threading.Condition()
 
     @property
     def is_open(self) -> bool:
-        """Whether anybody may pass."""
+        """Whether it is not closed."""
         return self._is_open
 
     def enter(self) -> bool:
         """Pass, if it is open; then `leave` is due."""
         with self._changed:
+            while self._is_paused:
+                self._changed.wait()
             self._inside += self._is_open
             return self._is_open
 
@@ -38,13 +41,24 @@ class Gate:
             if not self._inside:
                 self._changed.notify_all()
 
-    def close(self, seconds: float) -> bool:
-        """Let nobody pass; tell whether nobody is inside after a while at most."""
+    def pause(self, seconds: float) -> bool:
+        """Keep all waiting who come; tell whether nobody is inside after a while.
+
+        `open` or `close` is due then, in any case.
+        """
         with self._changed:
-            self._is_open = False
+            self._is_paused = True
             return self._changed.wait_for(lambda: not self._inside, seconds)
+
+    def close(self) -> None:
+        """Let nobody pass any more."""
+        self._decide(is_open=False)
 
     def open(self) -> None:
         """Let everybody pass again."""
+        self._decide(is_open=True)
+
+    def _decide(self, *, is_open: bool) -> None:
         with self._changed:
-            self._is_open = True
+            self._is_open, self._is_paused = is_open, False
+            self._changed.notify_all()

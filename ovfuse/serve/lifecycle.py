@@ -8,31 +8,30 @@ thread of a process that has no other; the threads of a mount are made here.
 import logging
 import os
 import resource
-import signal
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ovfuse.errors import MountFailedError, MountpointError, OvfuseError, describe
+from ovfuse.errors import MountFailedError, OvfuseError, describe
 from ovfuse.keeping import Keeping, NothingKept
 from ovfuse.mountinfo import FILESYSTEM_TYPE, list_mounts
 from ovfuse.quote import quoted
 from ovfuse.secret import harden_process, lock_all_memory, may_swap
 from ovfuse.serve.background import Launch, run_in_background
-from ovfuse.serve.control import Answer, ControlServer, remove_dead_socket
+from ovfuse.serve.control import ControlServer, remove_dead_socket
 from ovfuse.serve.engine import Setup
 from ovfuse.serve.engines import make_engine
 from ovfuse.serve.failures import Failures
 from ovfuse.serve.gate import Gate
-from ovfuse.serve.holders import holders, mappers, named
 from ovfuse.serve.locked import LockedView, Unlocking
 from ovfuse.serve.logs import Logs
 from ovfuse.serve.mountpoint import check_fuse, check_mountpoint
 from ovfuse.serve.mounts import find_mount, is_stale
 from ovfuse.serve.notify import notify
 from ovfuse.serve.options import MountOptions
+from ovfuse.serve.orders import Orders
 from ovfuse.serve.readiness import ReadinessWatch, mounted_device
 from ovfuse.serve.status import status_of
 from ovfuse.serve.stopping import StopSignals
@@ -50,8 +49,6 @@ __all__ = ["MountPlan", "run_mount"]
 
 _log = logging.getLogger(__name__)
 
-_QUIET_SECONDS: Final = 10.0
-"""For opens and reads to come to their ends before a mount is locked."""
 _DEVICE_RECORD: Final = "device"
 
 
@@ -245,14 +242,13 @@ class _Service:
         return ControlServer(
             self._plan.mountpoint,
             lambda: status_of(self._setup, ready=bool(self._devices)),
-            {"reload": self._reload, "lock": self._lock, "unlock": self._unlock},
+            Orders(
+                self._setup,
+                self._engine,
+                self._plan.open_view,
+                is_mounted=lambda: bool(self._devices),
+            ).by_name,
         )
-
-    def _reload(self, _request: dict[str, Any]) -> Answer:
-        reason = self._setup.keeping.reload()
-        if reason is not None:
-            raise MountFailedError(f"not reloaded: {reason}")
-        return {}, _end_at_once
 
     def _device_that_answers(self) -> "Callable[[], int | None]":
         if not self._setup.keeping.is_successor:
@@ -297,45 +293,6 @@ class _Service:
     def _has_served(self) -> bool:
         """Whether the mount was up: a successor that failed before is not the last."""
         return not self._setup.keeping.is_successor or self._setup.goes_on.is_set()
-
-    def _lock(self, request: dict[str, Any]) -> Answer:
-        keeping, mountpoint = self._setup.keeping, self._plan.mountpoint
-        if keeping.is_locked:
-            return {}, None
-        if keeping.keeper is None:
-            raise MountFailedError("without a keeper, it could not be unlocked again")
-        if not self._take_back(force=request.get("force") is True):
-            self._setup.gate.open()
-            raise MountpointError(
-                f"{quoted(mountpoint)} is in use by {named(list(holders(mountpoint)))}",
-                hint="end them, or use --force",
-            )
-        if not keeping.lock():
-            raise MountFailedError("not locked: the keeper does not answer")
-        return {}, _end_at_once  # nothing may linger in the memory of this process
-
-    def _take_back(self, *, force: bool) -> bool:
-        """Let nobody have content any more; tell whether what was there is gone."""
-        if not force and any(mappers(self._plan.mountpoint)):
-            return False
-        is_quiet = self._setup.gate.close(_QUIET_SECONDS)
-        return is_quiet and self._engine.take_back(force=force)
-
-    def _unlock(self, request: dict[str, Any]) -> Answer:
-        keeping, mountpoint = self._setup.keeping, quoted(self._plan.mountpoint)
-        if not keeping.is_locked:
-            raise MountpointError(f"{mountpoint} is not locked")
-        keeping.lock()  # nothing is left of an attempt that was interrupted
-        view = self._plan.open_view(keeping, Unlocking.parse(request))
-        if not keeping.unlock():
-            view.close()
-            raise MountFailedError("not unlocked: the keeper does not answer")
-        return {}, _end_at_once  # the successor never sees the identity
-
-
-def _end_at_once() -> None:
-    """Leave the rest to the successor."""
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _inherited_device(keeping: Keeping) -> int | None:

@@ -5,7 +5,7 @@ Used by the lifecycle in place of the view, which would need keys. Any thread.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn, Self
 
 from ovfuse.errors import NoUsableKeyError, UsageError
@@ -24,7 +24,7 @@ class Unlocking:
     """
 
     identities: tuple[str, ...]
-    passphrase: str | None
+    passphrase: str | None = field(repr=False)
 
     @classmethod
     def parse(cls, request: dict[str, Any]) -> Self:
@@ -35,9 +35,10 @@ class Unlocking:
         """
         identities = request.get("identities", [])
         passphrase = request.get("passphrase")
-        if not isinstance(identities, list) or not isinstance(passphrase, str | None):
+        is_one = isinstance(identities, list) and isinstance(passphrase, str | None)
+        if not is_one or not all(isinstance(path, str) for path in identities):
             raise UsageError("no such request")
-        return cls(tuple(map(str, identities)), passphrase)
+        return cls(tuple(identities), passphrase)
 
 
 @dataclass(frozen=True, slots=True)

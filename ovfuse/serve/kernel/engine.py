@@ -82,6 +82,7 @@ class KernelEngine:
         """Take back all plaintext; see Engine."""
         if self._parts is None or not self._parts[0].files.lock(force=force):
             return False
+        self._setup.gate.close()
         self._parts[1].forget_all()
         return True
 
@@ -194,10 +195,15 @@ class Workers:
             before = self._ledger.take_unfinished(request.unique ^ wire.UNIQUE_RESEND)
         slot.begin(request.unique & ~wire.UNIQUE_RESEND, before)
         self._at_work[request.unique] = request
-        size = self._operations.answer(request, reply)
-        wanted = self._is_mine(request.unique)
-        if not wanted or (size and not self._write(reply[:size])):
-            self._operations.take_back(request)
+        is_inside = self._operations.enter(request)
+        try:
+            size = self._operations.answer(request, reply, is_refused=not is_inside)
+            wanted = self._is_mine(request.unique)
+            if not wanted or (size and not self._write(reply[:size])):
+                self._operations.take_back(request)
+        finally:
+            if is_inside:
+                self._operations.leave(request)
         slot.end()
 
     def _interrupt(self, unique: int, wanted: int) -> None:

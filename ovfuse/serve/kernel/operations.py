@@ -127,18 +127,32 @@ class Operations:
             opcode: getattr(self, f"_{opcode.name.lower()}") for opcode in _ANSWERED
         }
 
-    def answer(self, request: Request, reply: memoryview) -> int:
+    def enter(self, request: Request) -> bool:
+        """Pass the gate, if it asks for content; then `leave` is due."""
+        return request.opcode not in _OF_CONTENT or self._gate.enter()
+
+    def leave(self, request: Request) -> None:
+        """Note that the kernel has the reply to a request that entered."""
+        if request.opcode in _OF_CONTENT:
+            self._gate.leave()
+
+    def answer(
+        self, request: Request, reply: memoryview, *, is_refused: bool = False
+    ) -> int:
         """Work one request off.
 
         Args:
             request: as the kernel sent it.
             reply: REPLY_SIZE bytes, of this thread alone.
+            is_refused: it did not enter.
 
         Returns:
             How many bytes of `reply` to write; 0 for none.
         """
         result = self._resume(request)
-        if result is None:
+        if result is None and is_refused:
+            result = -errno.EACCES
+        elif result is None:
             result = self._work(request, reply[wire.OUT_HEADER.size :])
         if request.opcode in _NO_REPLY:
             return 0
@@ -179,9 +193,6 @@ class Operations:
         handler = self._handlers.get(request.opcode)
         if handler is None:
             return -errno.EROFS if request.opcode in wire.WRITING else -errno.ENOSYS
-        is_of_content = request.opcode in _OF_CONTENT
-        if is_of_content and not self._gate.enter():
-            return -errno.EACCES
         try:
             return handler(request, payload)
         except struct.error:
@@ -189,9 +200,6 @@ class Operations:
         except Exception as error:  # noqa: BLE001  whatever it is, it is answered
             kind = Opcode(request.opcode).name.lower()
             return -self._failures.record(kind, self._path(request), error)
-        finally:
-            if is_of_content:
-                self._gate.leave()
 
     def _path(self, request: Request) -> bytes:
         try:
