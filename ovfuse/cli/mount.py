@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ovfuse.serve.locked import Unlocking
     from ovfuse.serve.options import MountOptions as ParsedOptions
     from ovfuse.view.contract import View
+    from ovfuse.view.tree import CipherdirView
 
 __all__ = ["go_on", "mount"]
 
@@ -166,12 +167,21 @@ def _view_opener(
             name=options.model,
             keeping=keeping,
         )
+        if unlocking is not None and (unlocking.identities or unlocking.passphrase):
+            _unlock_all(view)  # nobody finds these keys again
         prompt.close()  # what is unlocked from now on must open by itself
         if not keeping.is_successor:
             _warn_of_same_disk(unlocker.found.files, cipherdir)
         return view
 
     return open_it
+
+
+def _unlock_all(view: "CipherdirView") -> None:
+    """Unlock what can be; the rest is refused when somebody looks inside."""
+    for slot in view.slots:
+        with suppress(OvfuseError):
+            slot.contents()
 
 
 def _find_unlocker(
