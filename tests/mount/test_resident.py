@@ -15,7 +15,15 @@ import pytest
 
 from tests.mount.conftest import Sealed, flip, seal_directory
 from tests.support.killing import kill_for_good
-from tests.support.mounting import Home, Mount, mounted, run_as, run_ovfuse, succeed
+from tests.support.mounting import (
+    Home,
+    Mount,
+    mounted,
+    run_as,
+    run_ovfuse,
+    status_of,
+    succeed,
+)
 from tests.support.sealed import pattern, write_files
 from tests.support.waiting import wait_until
 
@@ -163,6 +171,26 @@ def test_a_mapping_outlives_the_daemon(
 
     assert mapping[:] == FILES["a.bin"]
     mapping.close()
+
+
+def test_successor_goes_on_with_files_in_memory(
+    weights: Sealed, publisher: Home, mountpoint: Path
+) -> None:
+    """Those that are open, and those that wait for their end."""
+    with (
+        serving(publisher, weights.cipherdir, mountpoint) as mount,
+        opened(mountpoint / "a.bin") as fd,
+    ):
+        (mountpoint / "b.bin").read_bytes()
+        before = resident(mount)
+        assert before[0] == 2
+        os.kill(mount.pid, signal.SIGKILL)
+        wait_until(lambda: status_of(publisher, mountpoint, "serving"))
+
+        assert os.pread(fd, 6 * MiB, 0) == FILES["a.bin"]
+        assert (mountpoint / "a.bin").read_bytes() == FILES["a.bin"]
+        assert resident(mount) in {before, (1, len(FILES["a.bin"]))}
+        wait_until(lambda: resident(mount) == (1, len(FILES["a.bin"])))
 
 
 def test_out_of_budget_is_on_demand(
