@@ -269,8 +269,7 @@ class _Keeper:
             return
         if self._is_to_reload and self._restart is not None:
             self._is_to_reload = False
-            with suppress(OSError):  # else this one goes on
-                start_anew(self._restart, self._records)
+            self._reload(self._restart)
         if not self._was_ready:
             if self._asked_to_stop == signal.SIGINT:
                 raise KeyboardInterrupt
@@ -287,6 +286,17 @@ class _Keeper:
             self._error = self._error or MountFailedError(
                 "the daemon dies again and again"
             )
+
+    def _reload(self, restart: Restart) -> None:
+        """Become another program, or go on; what is asked to stop stops."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            if not self._asked_to_stop:
+                start_anew(restart, self._records)
+        except OSError:
+            self._end = End(crashed=False, reason="not reloaded")
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
     def _forward(self, number: int, _frame: object) -> None:
         self._asked_to_stop = number

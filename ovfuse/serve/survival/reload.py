@@ -89,21 +89,32 @@ def reason_against() -> str | None:
 def start_anew(restart: Restart, records: Records) -> NoReturn:
     """Become the program as it is on disk now, which gets plan and records.
 
+    Signals should be blocked: they then reach the new program when it can take them.
+
     Raises:
-        OSError: it cannot be started.
+        OSError: it cannot be started; all is as before.
     """
     records = {**records, _PLAN: Record(json.dumps(restart.plan).encode("ascii"))}
     command = [*_PROGRAM, "-m", "ovfuse", *restart.words]
     reader, writer = os.pipe()
-    if os.fork() == 0:
+    child = os.fork()
+    if child == 0:
         os.close(reader)
         _write(writer, records)
     os.close(writer)
-    for fd in (reader, *(fd for record in records.values() for fd in record.fds)):
-        os.set_inheritable(fd, True)
-    os.execve(  # noqa: S606  a list, no shell
-        command[0], command, {**os.environ, _VARIABLE: f"{reader}"}
-    )
+    kept = [fd for record in records.values() for fd in record.fds]
+    try:
+        for fd in (reader, *kept):
+            os.set_inheritable(fd, True)
+        os.execve(  # noqa: S606  a list, no shell
+            command[0], command, {**os.environ, _VARIABLE: f"{reader}"}
+        )
+    except OSError:
+        for fd in kept:
+            os.set_inheritable(fd, False)
+        os.close(reader)  # which ends who writes
+        os.waitpid(child, 0)
+        raise
 
 
 def inherited_records() -> tuple[dict[str, Any], Records]:
@@ -117,7 +128,9 @@ def inherited_records() -> tuple[dict[str, Any], Records]:
     try:
         while head := _read_line(pipe):
             facts = json.loads(head)
-            records[facts["name"]] = Record(_read(pipe, facts["size"]), facts["fds"])
+            with _read(pipe, facts["size"]) as data:
+                records[facts["name"]] = Record(data, facts["fds"])
+                data[:] = bytes(len(data))
             for fd in facts["fds"]:
                 os.set_inheritable(fd, False)
     finally:
