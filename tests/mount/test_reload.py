@@ -27,6 +27,7 @@ from tests.mount.locking import (
     state_of,
 )
 from tests.mount.resealing import Resealed, content_of, version_of
+from tests.support.held_memory import model_key_of
 from tests.support.killing import parent_of
 from tests.support.mounting import (
     OVFUSE,
@@ -39,7 +40,6 @@ from tests.support.mounting import (
     run_as,
     succeed,
 )
-from tests.support.process_memory import model_key_of
 from tests.support.sealed import write_files
 from tests.support.waiting import wait_until
 
