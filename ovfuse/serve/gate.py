@@ -4,6 +4,8 @@ Threading: any thread; one lock, held for moments.
 """
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 __all__ = ["Gate"]
 
@@ -26,20 +28,21 @@ class Gate:
         """Whether it is not closed."""
         return self._is_open
 
-    def enter(self) -> bool:
-        """Pass, if it is open; then `leave` is due."""
+    @contextmanager
+    def passing(self) -> Iterator[bool]:
+        """Be inside for as long as the context lasts, if it is open."""
         with self._changed:
             while self._is_paused:
                 self._changed.wait()
-            self._inside += self._is_open
-            return self._is_open
-
-    def leave(self) -> None:
-        """Be outside again."""
-        with self._changed:
-            self._inside -= 1
-            if not self._inside:
-                self._changed.notify_all()
+            is_inside = self._is_open
+            self._inside += is_inside
+        try:
+            yield is_inside
+        finally:
+            with self._changed:
+                self._inside -= is_inside
+                if not self._inside:
+                    self._changed.notify_all()
 
     def pause(self, seconds: float) -> bool:
         """Keep all waiting who come; tell whether nobody is inside after a while.

@@ -188,7 +188,7 @@ def check_entries(payload: bytes, body: bytes) -> None:
         name = payload[wire.DIRENT.size :][:length]
         assert name in {b".", b"..", b"a", b"b", b"d", NAME.encode()}
         assert kind in (4, 8)
-        payload = payload[wire.dirent_size(length) :]
+        payload = payload[wire.dirent(length).size :]
 
 
 def check_full_entries(payload: bytes, body: bytes) -> None:
@@ -197,7 +197,7 @@ def check_full_entries(payload: bytes, body: bytes) -> None:
         payload = payload[wire.ENTRY_OUT.size :]
         ino, _, length, _ = wire.DIRENT.unpack_from(payload)
         assert number in (0, ino)
-        size = wire.dirent_size(length)
+        size = wire.dirent(length).size
         check_entries(payload[:size], body)
         payload = payload[size:]
 

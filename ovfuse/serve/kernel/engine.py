@@ -195,15 +195,11 @@ class Workers:
             before = self._ledger.take_unfinished(request.unique ^ wire.UNIQUE_RESEND)
         slot.begin(request.unique & ~wire.UNIQUE_RESEND, before)
         self._at_work[request.unique] = request
-        is_inside = self._operations.enter(request)
-        try:
-            size = self._operations.answer(request, reply, is_refused=not is_inside)
+        with self._operations.passing(request) as may_pass:
+            size = self._operations.answer(request, reply, may_pass=may_pass)
             wanted = self._is_mine(request.unique)
             if not wanted or (size and not self._write(reply[:size])):
                 self._operations.take_back(request)
-        finally:
-            if is_inside:
-                self._operations.leave(request)
         slot.end()
 
     def _interrupt(self, unique: int, wanted: int) -> None:

@@ -12,6 +12,7 @@ import stat
 import struct
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
@@ -54,13 +55,12 @@ _OF_CONTENT: Final = frozenset(
     | {Opcode.READDIR, Opcode.READDIRPLUS}
 )
 """What is refused while a mount is locked."""
+_NO_GATE: Final = nullcontext(enter_result=True)
 _DIRECTORY: Final = stat.S_IFDIR >> 12
 _REGULAR: Final = stat.S_IFREG >> 12
 """The kinds of entries, as in readdir(3)."""
-_CRASHES_MAX: Final = 2
-"""Of daemons, over one request, before that fails."""
-_KILLS_MAX: Final = 2
-"""Likewise from outside, before a file is not kept in memory."""
+_CRASHES_MAX, _KILLS_MAX = 2, 2
+"""Of daemons, over one request, before it fails or is not to fill memory."""
 _NO_REPLY: Final = frozenset({Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT})
 
 
@@ -127,33 +127,28 @@ class Operations:
             opcode: getattr(self, f"_{opcode.name.lower()}") for opcode in _ANSWERED
         }
 
-    def enter(self, request: Request) -> bool:
-        """Pass the gate, if it asks for content; then `leave` is due."""
-        return request.opcode not in _OF_CONTENT or self._gate.enter()
-
-    def leave(self, request: Request) -> None:
-        """Note that the kernel has the reply to a request that entered."""
-        if request.opcode in _OF_CONTENT:
-            self._gate.leave()
+    def passing(self, request: Request) -> AbstractContextManager[bool]:
+        """Pass the gate, if it asks for content, until the kernel has the reply."""
+        return self._gate.passing() if request.opcode in _OF_CONTENT else _NO_GATE
 
     def answer(
-        self, request: Request, reply: memoryview, *, is_refused: bool = False
+        self, request: Request, reply: memoryview, *, may_pass: bool = True
     ) -> int:
         """Work one request off.
 
         Args:
             request: as the kernel sent it.
             reply: REPLY_SIZE bytes, of this thread alone.
-            is_refused: it did not enter.
+            may_pass: else it is refused.
 
         Returns:
             How many bytes of `reply` to write; 0 for none.
         """
         result = self._resume(request)
-        if result is None and is_refused:
-            result = -errno.EACCES
-        elif result is None:
+        if result is None and may_pass:
             result = self._work(request, reply[wire.OUT_HEADER.size :])
+        elif result is None:
+            result = -errno.EACCES
         if request.opcode in _NO_REPLY:
             return 0
         size = wire.OUT_HEADER.size + max(result, 0)

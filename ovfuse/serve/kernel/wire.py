@@ -115,8 +115,3 @@ UNIQUE_RESEND: Final = 1 << 63
 def dirent(name_size: int) -> Struct:
     """Return the layout of DIRENT and a name, with its padding."""
     return Struct(f"{DIRENT.format}{(name_size + 7) & ~7}s")
-
-
-def dirent_size(name_size: int) -> int:
-    """Return the bytes of a directory entry with its name and padding."""
-    return dirent(name_size).size
