@@ -116,5 +116,7 @@ def _wait_for_another(mount: Mount, before: int | None) -> MountStatus:
         status = mount_status(mount)
         if status.state in {SERVING, LOCKED} and status.pid != before:
             return status
+        if find_mount(mount.mountpoint) is None:
+            break  # it was unmounted meanwhile
         time.sleep(_INTERVAL_SECONDS)
     raise MountFailedError(f"nobody went on with {quoted(mount.mountpoint)}")

@@ -328,7 +328,7 @@ def test_signal_during_a_reload_is_not_lost(
     publisher: Home, reloading: Sealed, mountpoint: Path
 ) -> None:
     """Also while the new program is being started, and before it takes signals."""
-    for _ in range(4):
+    for _ in range(2):
         with serving(publisher, reloading.cipherdir, mountpoint) as mount:
             daemon = mount.pid
             keeper = parent_of(daemon)
