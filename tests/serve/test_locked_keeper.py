@@ -40,14 +40,14 @@ def test_nothing_is_kept_of_what_comes_after_a_lock(tmp_path: Path) -> None:
     """Such as a sealing that was unlocked at the same moment."""
 
     def serve(launch: Launch, keeping: Keeping) -> None:
+        left = dict(keeping.take(""))
         launch.ready()
         if not keeping.is_successor:
             keeping.keep("connection")
             keeping.keep("sealing/1", KEY)
             assert keeping.lock()
             keep_and_die(keeping, "sealing/2")
-        names = sorted(name for name, _ in keeping.take(""))
-        (tmp_path / "names").write_text(" ".join(names))
+        (tmp_path / "names").write_text(" ".join(sorted(left)))
 
     keep_serving(serve, Quiet())
     assert (tmp_path / "names").read_text() == "connection locked"
@@ -55,6 +55,7 @@ def test_nothing_is_kept_of_what_comes_after_a_lock(tmp_path: Path) -> None:
 
 def test_nothing_is_kept_of_an_unlock_that_was_interrupted(tmp_path: Path) -> None:
     def serve(launch: Launch, keeping: Keeping) -> None:
+        left = dict(keeping.take(""))
         launch.ready()
         if not keeping.is_successor:
             keeping.lock()
@@ -63,8 +64,7 @@ def test_nothing_is_kept_of_an_unlock_that_was_interrupted(tmp_path: Path) -> No
             (tmp_path / "tried").touch()
             assert keeping.lock()
             keep_and_die(keeping, "cipherdir", "sealing/1")
-        names = sorted(name for name, _ in keeping.take(""))
-        (tmp_path / "names").write_text(" ".join(names))
+        (tmp_path / "names").write_text(" ".join(sorted(left)))
 
     keep_serving(serve, Quiet())
     assert (tmp_path / "names").read_text() == "locked"
@@ -72,6 +72,7 @@ def test_nothing_is_kept_of_an_unlock_that_was_interrupted(tmp_path: Path) -> No
 
 def test_unlocked_is_what_was_kept_for_it(tmp_path: Path) -> None:
     def serve(launch: Launch, keeping: Keeping) -> None:
+        left = dict(keeping.take(""))
         launch.ready()
         if not keeping.is_successor:
             keeping.lock()
@@ -80,7 +81,7 @@ def test_unlocked_is_what_was_kept_for_it(tmp_path: Path) -> None:
             keeping.keep("sealing/1", KEY)
             assert keeping.unlock()
             keep_and_die(keeping)
-        ((name, record),) = keeping.take("")
+        ((name, record),) = left.items()
         (tmp_path / name.replace("/", "-")).write_bytes(record.data)
 
     keep_serving(serve, Quiet())
