@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple, Self
 
-from ovfuse.errors import DamagedError
+from ovfuse.errors import CipherdirError, DamagedError
 from ovfuse.sealed import beneath, layout
 from ovfuse.sealed.blocks import BlockList
 from ovfuse.sealed.manifest import FileEntry, Manifest
@@ -96,10 +96,10 @@ class Sealing:
         """The descriptors; closed by `close`.
 
         Raises:
-            ValueError: it is closed.
+            CipherdirError: it is closed.
         """
         if self._files is None:
-            raise ValueError("the sealing is closed")
+            raise CipherdirError("the sealing is closed")
         return self._files
 
     @property

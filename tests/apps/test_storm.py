@@ -218,8 +218,6 @@ def disturb(home: Home, model: Resealed, tops: list[tuple[Mount, Path]]) -> None
                 for _, top in tops:
                     wait_until(partial(shows, top, model))
         say(f"{dict(done)} in {DISTURBED_SECONDS:.0f} s")
-    for mount, _ in tops:
-        assert mount.status()["failed_reads"] == 0
 
 
 def daemon_of(keeper: int) -> int:

@@ -157,16 +157,16 @@ def test_request_without_end_is_cut_off(
 ) -> None:
     monkeypatch.setattr(control, "runtime_directory", lambda: tmp_path / "run")
     mountpoint = Path("/nowhere")
-    request = b'{"command": "status"' + b" " * 10_000 + b"}\n"
+    request = b'{"command": "status"' + b" " * 1_000_000 + b"}\n"
     with (
         ControlServer(mountpoint, dict),
         socket.socket(socket.AF_UNIX) as client,
     ):
         client.connect(os.fspath(socket_path(mountpoint, tmp_path / "run")))
-        client.sendall(request)
         try:
+            client.sendall(request)
             answer = client.recv(100)
-        except ConnectionResetError:
+        except (BrokenPipeError, ConnectionResetError):
             answer = b""
 
     assert answer == b""

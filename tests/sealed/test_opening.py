@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from ovfuse.errors import CipherdirError, DamagedError, NoUsableKeyError
-from ovfuse.sealed.opening import LockedSealing, SealedModel
+from ovfuse.sealed.opening import LockedSealing, SealedModel, inherit_sealing
 from ovfuse.sealed.reader import ScratchPool
+from ovfuse.sealed.sealing import SealingFiles
 from ovfuse.sealed.wrapping import Identity
+from ovfuse.secret import Secret
 from tests.support import encryptor
 from tests.support.encryptor import Plain, SealedFiles, encrypt
 from tests.support.sealed import (
@@ -346,3 +348,62 @@ def test_finding_about_a_predecessor_that_cannot_be_read(
 
     assert found is not None
     assert found.endswith("Permission denied")
+
+
+# In the stead of a process that was killed
+
+
+def inherited(
+    directory: Path, identity: Identity, change: Callable[[], object]
+) -> bytes:
+    """Read a file from what another process left; `change` comes in between."""
+    with opened(directory, identity) as sealing:
+        facts = sealing.manifest.facts
+        with SealedModel.open(directory) as model, model.current() as locked:
+            payload_sha256 = locked.envelope.payload_sha256
+        files = SealingFiles(*map(os.dup, sealing.files))
+        key = Secret(sealing.model_key.view)
+    change()
+    try:
+        envelope, again = inherit_sealing(
+            facts.seal_id, payload_sha256, files, key, ScratchPool()
+        )
+    except BaseException:
+        files.close()
+        raise
+    assert envelope.payload_sha256 == payload_sha256
+    try:
+        return stream(again, entry_of(again, "a"))
+    finally:
+        again.close()
+
+
+def test_sealing_is_inherited_though_its_directory_is_gone(
+    tmp_path: Path, identity: Identity
+) -> None:
+    made = make("one")
+    write_sealed(made, tmp_path, identity)
+    seals = tmp_path / "seals"
+
+    assert inherited(tmp_path, identity, lambda: None) == b"one"
+    moved = tmp_path.with_name("moved")
+    assert inherited(tmp_path, identity, lambda: seals.rename(moved)) == b"one"
+
+
+def test_envelope_that_was_exchanged_is_not_inherited(
+    tmp_path: Path, identity: Identity
+) -> None:
+    """By somebody who knows the model key: it is of the same sealing, and whole."""
+    made = make("one")
+    write_sealed(made, tmp_path, identity)
+    other = encrypt(Plain(files={"a": b"two"}), "one")
+    name = f"seals/{made.seal_id}/manifest.dsse.json"
+    assert other.seal_id == made.seal_id
+    assert other.files[name] != made.files[name]
+
+    with pytest.raises(DamagedError, match="another one than was verified"):
+        inherited(
+            tmp_path,
+            identity,
+            lambda: (tmp_path / name).write_bytes(other.files[name]),
+        )
