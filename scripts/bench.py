@@ -70,7 +70,7 @@ class Bench:
 
     def place(self, candidate: Candidate, kind: str) -> Path:
         """Return where its files are read."""
-        return self.mountpoint if candidate.mount else self.source(kind)
+        return self.mountpoint if candidate.mount else self.store(candidate, kind)
 
 
 def main() -> None:
@@ -282,6 +282,8 @@ def longest_pause(at: Path, disturb: Callable[[], None]) -> float:
 
 def listing(bench: Bench, candidate: Candidate) -> Numbers:
     """List a directory of many files, and ask for the status of each."""
+    if candidate.is_renewed:
+        return {}  # no page of a file is looked at
     store = bench.store(candidate, "many")
     with mounted(candidate, store, bench.mountpoint, "file-000000"):
         return {"listing": child("list_all", bench.place(candidate, "many"))}
@@ -289,7 +291,8 @@ def listing(bench: Bench, candidate: Candidate) -> Numbers:
 
 def sealing(bench: Bench, candidate: Candidate) -> Numbers:
     """Put the model into a new store: `cp`, or `ovfuse encrypt`."""
-    if candidate.name in {"bindfs", "ovfuse libfuse", "ovfuse resident"}:
+    alike = {"plain, small pages", "bindfs", "ovfuse libfuse", "ovfuse resident"}
+    if candidate.name in alike:
         return {}  # as plain files, and as the other ways to mount
     source = bench.source("model")
     store = bench.home / "new"

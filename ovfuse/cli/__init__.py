@@ -32,7 +32,7 @@ from ovfuse.cli import (
 )
 from ovfuse.errors import OvfuseError, UsageError, describe
 from ovfuse.secret import harden_process
-from ovfuse.serve.survival.reload import is_restarted
+from ovfuse.serve.survival.restarted import is_restarted
 
 __all__ = ["app", "main"]
 

@@ -1,6 +1,8 @@
 """A gate that requests for content pass, and that a lock closes.
 
-Threading: any thread; one lock, held for moments.
+Threading: any thread. Who passes an open gate takes no lock, since each READ does: it
+says first that it is inside and looks then whether it may be, while who pauses the gate
+does so first and looks then who is inside.
 """
 
 import threading
@@ -20,7 +22,8 @@ class Gate:
     def __init__(self, *, is_open: bool = True) -> None:
         self._is_open = is_open
         self._is_paused = False
-        self._inside = 0
+        self._inside: set[int] = set()
+        """Threads."""
         self._changed = threading.Condition()
 
     @property
@@ -31,18 +34,14 @@ class Gate:
     @contextmanager
     def passing(self) -> Iterator[bool]:
         """Be inside for as long as the context lasts, if it is open."""
-        with self._changed:
-            while self._is_paused:
-                self._changed.wait()
-            is_inside = self._is_open
-            self._inside += is_inside
+        me = threading.get_ident()
+        self._inside.add(me)
         try:
-            yield is_inside
+            if self._is_paused:
+                self._wait(me)
+            yield self._is_open
         finally:
-            with self._changed:
-                self._inside -= is_inside
-                if not self._inside:
-                    self._changed.notify_all()
+            self._leave(me)
 
     def pause(self, seconds: float) -> bool:
         """Keep all waiting who come; tell whether nobody is inside after a while.
@@ -60,6 +59,18 @@ class Gate:
     def open(self) -> None:
         """Let everybody pass again."""
         self._decide(is_open=True)
+
+    def _wait(self, me: int) -> None:
+        self._leave(me)
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_paused)
+            self._inside.add(me)
+
+    def _leave(self, me: int) -> None:
+        self._inside.discard(me)
+        if self._is_paused:
+            with self._changed:
+                self._changed.notify_all()
 
     def _decide(self, *, is_open: bool) -> None:
         with self._changed:

@@ -627,7 +627,7 @@ def test_sealing_at_the_moment_of_a_lock_leaves_no_key(
                 left = opened_by(keeper)
                 assert not [link for link in left if "/tree" in link], left
                 unlock(mount)
-                version_at(mountpoint / "b")
+                wait_until(lambda: is_open_to_read(mountpoint / "b"))
         finally:
             ended.set()
             sealing.join()
@@ -639,6 +639,13 @@ def test_sealing_at_the_moment_of_a_lock_leaves_no_key(
             assert not holds(daemon, key)
         unlock(mount)
         wait_until(lambda: version_at(mountpoint / "b") == tree[1].version)
+
+
+def is_open_to_read(top: Path) -> bool:
+    """Tell whether it is read whole, and is not replaced again and again meanwhile."""
+    error = errno_of(version_at, top)
+    assert error in {None, errno.ESTALE}
+    return error is None
 
 
 def opened_by(pid: int) -> list[str]:

@@ -18,19 +18,18 @@ from ovfuse.keeping import Record
 from ovfuse.quote import quoted
 from ovfuse.secret import lock_all_memory
 from ovfuse.serve.survival.channel import Records
+from ovfuse.serve.survival.restarted import VARIABLE
 
 __all__ = [
     "Restart",
     "check",
     "inherited_records",
-    "is_restarted",
     "reason_against",
     "start_anew",
 ]
 
 _VERSION: Final = 1
 """Of the records: the programs before and after must mean the same by them."""
-_VARIABLE: Final = "OVFUSE_KEPT"
 _PLAN: Final = "plan"
 _PROGRAM: Final = (sys.executable, "-P")
 """With -P, nothing is imported from where the process happens to be."""
@@ -59,11 +58,6 @@ class Restart:
 
     words: Sequence[str]
     plan: Mapping[str, Any]
-
-
-def is_restarted() -> bool:
-    """Tell whether this process was another version of the program before."""
-    return _VARIABLE in os.environ
 
 
 def reason_against() -> str | None:
@@ -107,7 +101,7 @@ def start_anew(restart: Restart, records: Records) -> NoReturn:
         for fd in (reader, *kept):
             os.set_inheritable(fd, True)
         os.execve(  # noqa: S606  a list, no shell
-            command[0], command, {**os.environ, _VARIABLE: f"{reader}"}
+            command[0], command, {**os.environ, VARIABLE: f"{reader}"}
         )
     except OSError:
         for fd in kept:
@@ -123,7 +117,7 @@ def inherited_records() -> tuple[dict[str, Any], Records]:
     Raises:
         ValueError: they are not whole.
     """
-    pipe = int(os.environ.pop("OVFUSE_KEPT"))
+    pipe = int(os.environ.pop(VARIABLE))
     records: Records = {}
     try:
         while head := _read_line(pipe):
