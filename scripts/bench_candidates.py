@@ -145,8 +145,8 @@ def copy(source: Path, target: Path) -> None:
 def renew(store: Path) -> None:
     """Write files anew, 4 KiB at a time: the pages of their cache are that small then.
 
-    Such are all pages of FUSE, and those of older kernels' ext4. Others are larger where
-    memory allows, which makes a mapping up to four times as fast.
+    Such are all pages of FUSE, and those of older kernels' ext4. Others are larger
+    where memory allows, which makes a mapping up to four times as fast.
     """
     for path in filter(Path.is_file, store.iterdir()):
         written = path.with_name("new")

@@ -1,24 +1,18 @@
 """`ovfuse lock` and `ovfuse unlock`: take the keys from a mount, and give them back."""
 
-import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ovfuse.cli.parameters import Identities
+from ovfuse.cli.parameters import Identities, Mounted, seen_from_root
 from ovfuse.cli.passphrase import ask_passphrase
 from ovfuse.errors import NoUsableKeyError
 
 __all__ = ["lock", "unlock"]
 
-_Mountpoint = Annotated[
-    Path, typer.Argument(readable=False, help="Where it is mounted.")
-]
-
 
 def lock(
-    mountpoint: _Mountpoint,
+    mountpoint: Mounted,
     force: Annotated[
         bool,
         typer.Option("--force", help="Even if in use: apps that map a file may crash."),
@@ -30,21 +24,18 @@ def lock(
     """
     from ovfuse.serve.commands import lock as lock_mount
 
-    mountpoint = mountpoint.absolute()
-    os.chdir("/")
-    lock_mount(mountpoint, force=force)
+    lock_mount(seen_from_root(mountpoint), force=force)
 
 
-def unlock(mountpoint: _Mountpoint, identity: Identities = None) -> None:
+def unlock(mountpoint: Mounted, identity: Identities = None) -> None:
     """Find keys again for a MOUNTPOINT that is locked.
 
     Identities are looked for where the mount command did, unless some are named.
     """
     from ovfuse.serve.commands import unlock as unlock_mount
 
-    mountpoint = mountpoint.absolute()
     identities = [path.absolute() for path in identity or []]
-    os.chdir("/")
+    mountpoint = seen_from_root(mountpoint)
     try:
         unlock_mount(mountpoint, identities)
     except NoUsableKeyError:

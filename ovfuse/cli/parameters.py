@@ -4,6 +4,7 @@ Paths are `readable=False`: whether one can be used is not judged here, where it
 be a mistake in the command line, but by the command, which has an error for it.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,7 @@ __all__ = [
     "ModelName",
     "ModelPath",
     "MountOptions",
+    "Mounted",
     "Mountpoint",
     "NewModel",
     "NotAfter",
@@ -35,6 +37,7 @@ __all__ = [
     "SingleCipherdir",
     "TargetCipherdir",
     "VerifyKeys",
+    "seen_from_root",
 ]
 
 ModelDirectory = Annotated[
@@ -57,6 +60,10 @@ TargetCipherdir = Annotated[
 Mountpoint = Annotated[
     Path,
     typer.Argument(metavar="MOUNTPOINT", help="An empty directory.", readable=False),
+]
+Mounted = Annotated[
+    Path,
+    typer.Argument(metavar="MOUNTPOINT", help="Where it is mounted.", readable=False),
 ]
 Recipients = Annotated[
     list[str] | None,
@@ -173,3 +180,10 @@ CompileConfig = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def seen_from_root(mountpoint: Path) -> Path:
+    """Return an absolute path, and leave: from inside, this process keeps it busy."""
+    absolute = mountpoint.absolute()
+    os.chdir("/")
+    return absolute

@@ -1,25 +1,15 @@
 """`ovfuse reload`: have the program as it is installed now go on with a mount."""
 
-import os
-from pathlib import Path
-from typing import Annotated
-
-import typer
+from ovfuse.cli.parameters import Mounted, seen_from_root
 
 __all__ = ["reload"]
 
 
-def reload(
-    mountpoint: Annotated[
-        Path, typer.Argument(readable=False, help="Where it is mounted.")
-    ],
-) -> None:
+def reload(mountpoint: Mounted) -> None:
     """Go on with MOUNTPOINT as the version of ovfuse that is installed now.
 
     Apps with open files notice a short pause and nothing else.
     """
     from ovfuse.serve.commands import reload as reload_mount
 
-    mountpoint = mountpoint.absolute()
-    os.chdir("/")
-    reload_mount(mountpoint)
+    reload_mount(seen_from_root(mountpoint))

@@ -1,18 +1,16 @@
 """`ovfuse unmount`: take a mount down and wait for its daemon."""
 
-import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from ovfuse.cli.parameters import Mounted, seen_from_root
 
 __all__ = ["unmount"]
 
 
 def unmount(
-    mountpoint: Annotated[
-        Path, typer.Argument(readable=False, help="Where it is mounted.")
-    ],
+    mountpoint: Mounted,
     lazy: Annotated[
         bool,
         typer.Option("--lazy", help="Even if in use: open files stay readable."),
@@ -24,6 +22,4 @@ def unmount(
     """
     from ovfuse.serve.unmount import unmount as unmount_and_wait
 
-    mountpoint = mountpoint.absolute()
-    os.chdir("/")  # from inside, this process itself would keep it busy
-    unmount_and_wait(mountpoint, lazy=lazy)
+    unmount_and_wait(seen_from_root(mountpoint), lazy=lazy)

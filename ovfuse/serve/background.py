@@ -17,7 +17,7 @@ from typing import Any, Final, NoReturn, Protocol
 from ovfuse import errors
 from ovfuse.errors import MountFailedError, OvfuseError, describe
 
-__all__ = ["Launch", "describe_error", "error_of", "run_in_background"]
+__all__ = ["Launch", "QuietLaunch", "describe_error", "error_of", "run_in_background"]
 
 _READY: Final = b"ready\n"
 _HEARD: Final = b"heard\n"
@@ -38,6 +38,23 @@ class Launch(Protocol):
 
     def stopping(self) -> None:
         """The mount is gone or about to go."""
+
+
+class QuietLaunch:
+    """Nobody waits."""
+
+    def detach(self) -> None:
+        """Do nothing."""
+
+    def settle(self) -> None:
+        """Do nothing."""
+
+    def ready(self) -> bool:
+        """Say that all is well."""
+        return True
+
+    def stopping(self) -> None:
+        """Do nothing."""
 
 
 class _ChildLaunch:

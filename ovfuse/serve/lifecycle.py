@@ -19,7 +19,7 @@ from ovfuse.keeping import Keeping, NothingKept
 from ovfuse.mountinfo import FILESYSTEM_TYPE, list_mounts
 from ovfuse.quote import quoted
 from ovfuse.secret import harden_process, lock_all_memory, may_swap
-from ovfuse.serve.background import Launch, run_in_background
+from ovfuse.serve.background import Launch, QuietLaunch, run_in_background
 from ovfuse.serve.control import ControlServer, remove_dead_socket
 from ovfuse.serve.engine import Setup
 from ovfuse.serve.engines import make_engine
@@ -86,14 +86,8 @@ class MountPlan:
         return Restart(["mount", *places.values()], {**self.asked, **places})
 
 
-class _ForegroundLaunch:
+class _ForegroundLaunch(QuietLaunch):
     """Nobody waits but, perhaps, a service manager."""
-
-    def detach(self) -> None:
-        pass
-
-    def settle(self) -> None:
-        pass
 
     def ready(self) -> bool:
         notify(READY=1, STATUS="serving")
@@ -101,22 +95,6 @@ class _ForegroundLaunch:
 
     def stopping(self) -> None:
         notify(STOPPING=1, STATUS="stopping")
-
-
-class _RestartedLaunch:
-    """It was launched by the version of the program before."""
-
-    def detach(self) -> None:
-        pass
-
-    def settle(self) -> None:
-        pass
-
-    def ready(self) -> bool:
-        return True
-
-    def stopping(self) -> None:
-        pass
 
 
 def run_mount(plan: MountPlan) -> None:
@@ -130,7 +108,8 @@ def run_mount(plan: MountPlan) -> None:
         OvfuseError: whatever `open_view` raises.
     """
     if plan.inherited is not None:  # whoever looked at the mountpoint would hang
-        _start(plan, _ForegroundLaunch() if plan.foreground else _RestartedLaunch())
+        # The version of the program before has told whoever waited.
+        _start(plan, _ForegroundLaunch() if plan.foreground else QuietLaunch())
         return
     check_fuse(allow_other=plan.options.allow_other)
     plan = replace(

@@ -1,4 +1,4 @@
-"""What the tests of lock, unlock and reload share: mounts, files, reading all along."""
+"""What the tests of lock, reload and files in memory share: mounts, files, readers."""
 
 import errno
 import os
@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import pytest
 
 from tests.support.mounting import Home, Mount, mounted, status_of, succeed
 from tests.support.sealed import pattern
@@ -19,6 +21,7 @@ __all__ = [
     "current_pid",
     "errno_of",
     "lock",
+    "needs_root",
     "opened",
     "reading",
     "serving",
@@ -26,6 +29,9 @@ __all__ = [
     "unlock",
 ]
 
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root may look into a process that leaves no dump"
+)
 MiB = 1 << 20
 FILES = {
     "model.bin": pattern(3 * MiB + 77),
@@ -160,4 +166,4 @@ def reading(
         for thread in threads:
             with suppress(RuntimeError):
                 thread.join(30)
-    assert readers.wrong == []
+    assert not readers.wrong, readers.wrong

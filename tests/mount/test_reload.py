@@ -21,6 +21,7 @@ from tests.mount.conftest import Sealed
 from tests.mount.locking import (
     FILES,
     current_pid,
+    needs_root,
     opened,
     reading,
     serving,
@@ -44,10 +45,6 @@ from tests.support.sealed import write_files
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.fuse
-
-needs_root = pytest.mark.skipif(
-    os.geteuid() != 0, reason="only root may look into a process that leaves no dump"
-)
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from tests.mount.conftest import Sealed, flip, seal_directory
+from tests.mount.locking import opened, serving
 from tests.support.killing import kill_for_good
 from tests.support.mounting import (
     Home,
     Mount,
-    mounted,
     run_as,
     run_ovfuse,
     status_of,
@@ -57,28 +57,10 @@ def weights(shared: Path, publisher: Home, possible: None) -> Sealed:
     return Sealed(plain=plain, cipherdir=shared / "weights")
 
 
-@contextmanager
-def serving(
-    home: Home, cipherdir: Path, mountpoint: Path, *options: str
-) -> Iterator[Mount]:
-    words = [word for option in options for word in ("-o", option)]
-    with mounted(home, cipherdir, mountpoint, *words, engine="kernel") as mount:
-        yield mount
-
-
 def resident(mount: Mount) -> tuple[int | None, int | None]:
     """Return how many files are in memory, and their bytes; None: none can be."""
     found = mount.status()
     return found["resident_files"], found["resident_bytes"]
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[int]:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def mapped(path: Path) -> mmap.mmap:

@@ -8,26 +8,10 @@ import pytest
 
 from ovfuse.errors import MountFailedError
 from ovfuse.keeping import Keeping
-from ovfuse.serve.background import Launch
+from ovfuse.serve.background import Launch, QuietLaunch
 from ovfuse.serve.survival.keeper import keep_serving
 
 KEY = b"k" * 32
-
-
-class Quiet:
-    """Nobody waits for this launch."""
-
-    def detach(self) -> None:
-        pass
-
-    def settle(self) -> None:
-        pass
-
-    def ready(self) -> bool:
-        return True
-
-    def stopping(self) -> None:
-        pass
 
 
 def keep_and_die(keeping: Keeping, *names: str) -> None:
@@ -49,7 +33,7 @@ def test_nothing_is_kept_of_what_comes_after_a_lock(tmp_path: Path) -> None:
             keep_and_die(keeping, "sealing/2")
         (tmp_path / "names").write_text(" ".join(sorted(left)))
 
-    keep_serving(serve, Quiet())
+    keep_serving(serve, QuietLaunch())
     assert (tmp_path / "names").read_text() == "connection locked"
 
 
@@ -66,7 +50,7 @@ def test_nothing_is_kept_of_an_unlock_that_was_interrupted(tmp_path: Path) -> No
             keep_and_die(keeping, "cipherdir", "sealing/1")
         (tmp_path / "names").write_text(" ".join(sorted(left)))
 
-    keep_serving(serve, Quiet())
+    keep_serving(serve, QuietLaunch())
     assert (tmp_path / "names").read_text() == "locked"
 
 
@@ -84,7 +68,7 @@ def test_unlocked_is_what_was_kept_for_it(tmp_path: Path) -> None:
         ((name, record),) = left.items()
         (tmp_path / name.replace("/", "-")).write_bytes(record.data)
 
-    keep_serving(serve, Quiet())
+    keep_serving(serve, QuietLaunch())
     assert (tmp_path / "sealing-1").read_bytes() == KEY
 
 
@@ -94,4 +78,4 @@ def test_error_of_the_daemon_is_told() -> None:
         raise MountFailedError("broken")
 
     with pytest.raises(MountFailedError, match="broken"):
-        keep_serving(serve, Quiet())
+        keep_serving(serve, QuietLaunch())

@@ -18,7 +18,7 @@ from ovfuse.keeping import Record
 from ovfuse.quote import quoted
 from ovfuse.secret import lock_all_memory
 from ovfuse.serve.survival.channel import Records
-from ovfuse.serve.survival.restarted import VARIABLE
+from ovfuse.serve.survival.restarted import VARIABLE, take_pipe
 
 __all__ = [
     "Restart",
@@ -117,7 +117,7 @@ def inherited_records() -> tuple[dict[str, Any], Records]:
     Raises:
         ValueError: they are not whole.
     """
-    pipe = int(os.environ.pop(VARIABLE))
+    pipe = take_pipe()
     records: Records = {}
     try:
         while head := _read_line(pipe):
