@@ -91,6 +91,7 @@ def _mount_by_helper(
             lines = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
             said = "".join(f": it says {quoted(line)}" for line in lines)
             raise MountFailedError(f"FUSE refused{said}")
+        theirs.close()  # else nothing would end the wait if it sent nothing
         _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
     if not descriptors:
         raise MountFailedError("FUSE refused: fusermount3 sent no descriptor")

@@ -76,13 +76,13 @@ def _detach(mountpoint: Path, *, lazy: bool) -> None:
             reason = _unmount_as_user(mountpoint, lazy=lazy)
         if reason is None:
             return
+        if os.strerror(errno.EBUSY) not in reason:  # fusermount3 says it among others
+            raise MountpointError(f"cannot unmount {quoted(mountpoint)}: {reason}")
         found = list(holders(mountpoint))
         if found or time.monotonic() > deadline:
             break
         # Somebody's stat(2) in this moment makes a mount busy, too.
         time.sleep(_RETRY_INTERVAL_SECONDS)
-    if not found and reason != os.strerror(errno.EBUSY):
-        raise MountpointError(f"cannot unmount {quoted(mountpoint)}: {reason}")
     raise MountpointError(
         f"{quoted(mountpoint)} is busy: in use by {named(found)}",
         hint="end them, or use --lazy",

@@ -41,6 +41,23 @@ def holder(directory: Path) -> Iterator[int]:
         process.communicate()
 
 
+@contextmanager
+def user_in(directory: Path, user: Home) -> Iterator[int]:
+    """The same, of that user, who alone may go there."""
+    process = subprocess.Popen(
+        ["sh", "-c", 'cd "$1" && exec cat', "sh", directory],
+        stdin=subprocess.PIPE,
+        user=user.uid,
+        group=user.uid,
+        extra_groups=[],
+    )
+    try:
+        wait_until(lambda: Path(f"/proc/{process.pid}/comm").read_text() == "cat\n")
+        yield process.pid
+    finally:
+        process.communicate()
+
+
 def test_mount_in_use_names_who_and_stays(
     publisher: Home, small: Sealed, mountpoint: Path, engine: str
 ) -> None:
@@ -62,17 +79,21 @@ def test_mount_in_use_names_the_users_process_to_the_user(
     place = user.make_directory(user.directory / "place")
     succeed(user, "encrypt", small.plain, place / "sealed")
     with mounted(user, place / "sealed", place / "mnt", engine=engine):
-        process = subprocess.Popen(
-            ["sh", "-c", 'cd "$1" && exec cat', "sh", place / "mnt"],
-            stdin=subprocess.PIPE,
-            user=user.uid,
-            group=user.uid,
-            extra_groups=[],
-        )
-        wait_until(lambda: Path(f"/proc/{process.pid}/comm").read_text() == "cat\n")
-        said = refused(user, MountpointError, "unmount", place / "mnt")
-        process.communicate()
-        assert f"in use by 'cat' (pid {process.pid})" in said
+        with user_in(place / "mnt", user) as pid:
+            said = refused(user, MountpointError, "unmount", place / "mnt")
+        assert f"in use by 'cat' (pid {pid})" in said
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has a mount that is not his")
+def test_who_may_not_unmount_is_told_so_though_it_is_in_use(
+    publisher: Home, user: Home, small: Sealed, mountpoint: Path, engine: str
+) -> None:
+    words = ("-o", "allow_other")
+    with mounted(publisher, small.cipherdir, mountpoint, *words, engine=engine):
+        with user_in(mountpoint, user):
+            said = refused(user, MountpointError, "unmount", mountpoint)
+        assert f"cannot unmount '{mountpoint}': " in said
+        assert is_mounted(mountpoint)
 
 
 def test_lazy_takes_it_away_and_open_files_go_on(

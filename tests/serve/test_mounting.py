@@ -44,6 +44,16 @@ def test_user_without_fusermount3(
     assert "apt install fuse3" in caught.value.hint
 
 
+def test_fusermount3_that_sends_nothing(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(mounting, "fusermount", lambda: "/bin/true")
+
+    with pytest.raises(MountFailedError, match="fusermount3 sent no descriptor"):
+        mounting.open_mount(setup, 4096)
+
+
 def test_root_without_the_device(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(mounting, "_DEVICE", "/nonesuch")
