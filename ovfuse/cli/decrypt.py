@@ -18,7 +18,7 @@ from ovfuse.cli.parameters import (
 )
 from ovfuse.cli.passphrase import Prompt
 from ovfuse.errors import CipherdirError, OutputError
-from ovfuse.keys import Place, Unlocker
+from ovfuse.keys import IdentityOpener, Place, Unlocker
 from ovfuse.quote import quoted
 from ovfuse.sealed.manifest import Manifest
 from ovfuse.sealed.opening import SealedModel
@@ -44,11 +44,10 @@ def decrypt(
     OUT_DIR is missing or empty. After an error nothing is left in it.
     """
     unlocker = Unlocker.find(
-        identity or [],
+        IdentityOpener.find(identity or [], Prompt()),
         verify_key or [],
         allow_untrusted=allow_untrusted,
         allow_rollback=allow_rollback,
-        ask=Prompt(),
     )
     real = Path(os.path.realpath(cipherdir))
     with SealedModel.open(cipherdir) as directory:

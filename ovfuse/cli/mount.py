@@ -21,8 +21,8 @@ from ovfuse.errors import LoadError, OvfuseError
 
 if TYPE_CHECKING:
     from ovfuse.keeping import Keeping
-    from ovfuse.keys import Unlocker
-    from ovfuse.keys.unlocker import AskPassphrase
+    from ovfuse.keys import IdentityOpener, Opener, Unlocker
+    from ovfuse.keys.opener import AskPassphrase
     from ovfuse.serve.locked import Unlocking
     from ovfuse.serve.options import MountOptions as ParsedOptions
     from ovfuse.view.contract import View
@@ -154,12 +154,13 @@ def _view_opener(
         prompt = Prompt()
         if unlocking is not None:
             identities = list(unlocking.identities) or from_elsewhere.identities
-            given = from_elsewhere._replace(identities=identities)
-            unlocker = _find_unlocker(given, options, lambda _: unlocking.passphrase)
+            opener = _opener(identities, lambda _: unlocking.passphrase)
+            unlocker = _find_unlocker(opener, from_elsewhere, options)
         elif keeping.is_successor:
             unlocker = _find_again(from_elsewhere, options)
         else:
-            unlocker = _find_unlocker(asked, options, prompt)
+            opener = _opener(asked.identities, prompt)
+            unlocker = _find_unlocker(opener, asked, options)
         view = open_view(
             here / cipherdir if keeping.is_successor else cipherdir,
             unlocker,
@@ -171,7 +172,7 @@ def _view_opener(
             _unlock_all(view)  # nobody finds these keys again
         prompt.close()  # what is unlocked from now on must open by itself
         if not keeping.is_successor:
-            _warn_of_same_disk(unlocker.found.files, cipherdir)
+            _warn_of_same_disk(opener.found.files, cipherdir)
         return view
 
     return open_it
@@ -184,17 +185,24 @@ def _unlock_all(view: "CipherdirView") -> None:
             slot.contents()
 
 
+def _opener(
+    identities: list[str], ask: "AskPassphrase | None" = None
+) -> "IdentityOpener":
+    from ovfuse.keys import IdentityOpener
+
+    return IdentityOpener.find([Path(path) for path in identities], ask)
+
+
 def _find_unlocker(
-    asked: _Asked, options: "ParsedOptions", ask: "AskPassphrase | None"
+    opener: "Opener", asked: _Asked, options: "ParsedOptions"
 ) -> "Unlocker":
     from ovfuse.keys import Unlocker
 
     return Unlocker.find(
-        [Path(path) for path in asked.identities],
+        opener,
         [Path(path) for path in asked.verify_keys],
         allow_untrusted=options.allow_untrusted,
         allow_rollback=options.allow_rollback,
-        ask=ask,
     )
 
 
@@ -203,7 +211,7 @@ def _find_again(asked: _Asked, options: "ParsedOptions") -> "Unlocker":
     from ovfuse.keys import Unlocker
 
     try:
-        return _find_unlocker(asked, options, None)
+        return _find_unlocker(_opener(asked.identities), asked, options)
     except OvfuseError as error:
         _log.warning("only what is open goes on: %s", error.message)
         return Unlocker.without_keys()

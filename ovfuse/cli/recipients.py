@@ -21,7 +21,7 @@ from ovfuse.cli.parameters import (
 )
 from ovfuse.cli.passphrase import Prompt, ask_new_passphrase
 from ovfuse.errors import UsageError
-from ovfuse.keys import Place, Unlocker
+from ovfuse.keys import IdentityOpener, Opener, Place, Unlocker
 from ovfuse.keys.recipients import parse_recipients
 from ovfuse.sealed.opening import LockedSealing
 from ovfuse.sealed.reader import ScratchPool
@@ -65,7 +65,8 @@ def add(
     recipients.
     """
     wanted = _wanted(recipient, recipients_file, passphrase=passphrase)
-    unlocker = _unlocker(identity, verify_key, allow_untrusted=allow_untrusted)
+    opener = IdentityOpener.find(identity or [], Prompt())
+    unlocker = _unlocker(opener, verify_key, allow_untrusted=allow_untrusted)
     with _opened(cipherdir, unlocker) as (sealing, _, files):
         new_passphrase = ask_new_passphrase() if passphrase else None
         for one in wanted:
@@ -94,7 +95,8 @@ def remove(
     """
     wanted = _wanted(recipient, recipients_file, passphrase=passphrase)
     names = [one.canonical for one in wanted] + [PASSPHRASE] * passphrase
-    unlocker = _unlocker(identity, verify_key, allow_untrusted=allow_untrusted)
+    opener = IdentityOpener.find(identity or [], Prompt())
+    unlocker = _unlocker(opener, verify_key, allow_untrusted=allow_untrusted)
     with _opened(cipherdir, unlocker) as (_, _, files):
         files.remove(names)
         for name in names:
@@ -120,12 +122,13 @@ def show(
     Known are your own identities, the passphrase, and those given by -r and -R: a
     sealed model does not say who its recipients are.
     """
-    unlocker = _unlocker(identity, verify_key, allow_untrusted=allow_untrusted)
+    opener = IdentityOpener.find(identity or [], Prompt())
+    unlocker = _unlocker(opener, verify_key, allow_untrusted=allow_untrusted)
     known = [PASSPHRASE]
     known += [
         r.canonical for r in parse_recipients(recipient or [], recipients_file or [])
     ]
-    known += [i.recipient.canonical for i in unlocker.found.identities if i.recipient]
+    known += [i.recipient.canonical for i in opener.found.identities if i.recipient]
     with _opened(cipherdir, unlocker) as (_, locked, files):
         names = {files.name_of(name): name for name in known}
         found = [
@@ -149,14 +152,9 @@ def _wanted(
 
 
 def _unlocker(
-    identity: list[Path] | None, verify_key: list[Path] | None, *, allow_untrusted: bool
+    opener: Opener, verify_key: list[Path] | None, *, allow_untrusted: bool
 ) -> Unlocker:
-    return Unlocker.find(
-        identity or [],
-        verify_key or [],
-        allow_untrusted=allow_untrusted,
-        ask=Prompt(),
-    )
+    return Unlocker.find(opener, verify_key or [], allow_untrusted=allow_untrusted)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from ovfuse.cli.parameters import (
 )
 from ovfuse.cli.passphrase import Prompt
 from ovfuse.errors import CipherdirError, OvfuseError
-from ovfuse.keys import Place, Unlocker
+from ovfuse.keys import IdentityOpener, Place, Unlocker
 from ovfuse.quote import quoted
 from ovfuse.sealed.opening import SealedModel
 from ovfuse.sealed.reader import ScratchPool
@@ -52,11 +52,10 @@ def verify(
 ) -> None:
     """Verify every byte of a sealed model, or of a tree of them."""
     unlocker = Unlocker.find(
-        identity or [],
+        IdentityOpener.find(identity or [], Prompt()),
         verify_key or [],
         allow_untrusted=allow_untrusted,
         allow_rollback=allow_rollback,
-        ask=Prompt(),
     )
     failures: list[OvfuseError] = []
     reports = []

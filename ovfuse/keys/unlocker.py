@@ -5,15 +5,16 @@ threads. The order of the checks is that of docs/format.md, Reading.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from ovfuse.errors import NoUsableKeyError, RollbackError, UntrustedError
+from ovfuse.errors import RollbackError, UntrustedError
 from ovfuse.keys.history import History, Place
-from ovfuse.keys.identities import FoundIdentities, find_identities
+from ovfuse.keys.identities import FoundIdentities
+from ovfuse.keys.opener import IdentityOpener, Opener
 from ovfuse.keys.trusted import trusted_keys
 from ovfuse.quote import quoted
 from ovfuse.sealed.envelope import Envelope
@@ -24,10 +25,7 @@ from ovfuse.sealed.sealing import Sealing
 from ovfuse.sealed.signing import PublicKey, is_trusted
 from ovfuse.sealed.terms import check_machine, check_period, machine_digest
 
-__all__ = ["AskPassphrase", "Unlocked", "Unlocker"]
-
-AskPassphrase = Callable[[str], str | None]
-"""Asks for the passphrase of the model that it is told; None: nobody to ask."""
+__all__ = ["Unlocked", "Unlocker"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,52 +38,48 @@ class Unlocked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unlocker:
-    """Identities, trusted publishers, and whether distrust is waived.
+    """Who finds keys, trusted publishers, and whether distrust is waived.
 
     `allow_untrusted` waives trust alone; everything else still holds.
     """
 
-    found: FoundIdentities
+    opener: Opener
     trusted: frozenset[PublicKey]
     history: History
     allow_untrusted: bool = False
-    ask: AskPassphrase | None = None
 
     @classmethod
     def find(
         cls,
-        identities: Sequence[Path] = (),
+        opener: Opener,
         verify_keys: Sequence[Path] = (),
         *,
         allow_untrusted: bool = False,
         allow_rollback: bool = False,
-        ask: AskPassphrase | None = None,
     ) -> Self:
-        """Look for identities and trusted keys in the usual places.
+        """Look for trusted keys in the usual places.
 
         Args:
-            identities: files; with them, no other place is looked at.
+            opener: finds model keys.
             verify_keys: files with public keys that are trusted too.
             allow_untrusted: accept any signer, or none.
             allow_rollback: accept an older sealing than was seen.
-            ask: asks for a passphrase; its argument names the model.
 
         Raises:
             KeyFileError: a file among them must not be used.
         """
         return cls(
-            found=find_identities(identities),
+            opener=opener,
             trusted=trusted_keys(verify_keys),
             history=History(allow_rollback=allow_rollback),
             allow_untrusted=allow_untrusted,
-            ask=ask,
         )
 
     @classmethod
     def without_keys(cls) -> Self:
         """Return one that opens nothing and trusts nobody."""
-        found = FoundIdentities([])
-        return cls(found=found, trusted=frozenset(), history=History())
+        opener = IdentityOpener(FoundIdentities([]))
+        return cls(opener=opener, trusted=frozenset(), history=History())
 
     def unlock(  # noqa: PLR0913 - what is opened, and four ways to be strict
         self,
@@ -162,11 +156,10 @@ class Unlocker:
         return Unlocked(sealing, envelope)
 
     def _open(self, locked: LockedSealing, pool: ScratchPool, place: Place) -> Sealing:
-        question = _Question(self.ask, place)
-        try:
-            return locked.unlock(self.found.identities, pool, question)
-        except NoUsableKeyError:
-            raise self._no_usable_key(question.outcome) from None
+        with locked.wrapped_key() as wrapped:
+            about = quoted(place.path or place.cipherdir)
+            model_key = self.opener.model_key(wrapped, about)
+        return locked.unlock_with(model_key, pool)
 
     def _check_trust(self, envelope: Envelope) -> None:
         if self.allow_untrusted or is_trusted(envelope.signers, self.trusted):
@@ -179,42 +172,6 @@ class Unlocker:
             hint="if that is your publisher's key: ovfuse trust add PUBLISHER.pub "
             "(for services: trust add --system)",
         )
-
-    def _no_usable_key(self, about_passphrase: str) -> NoUsableKeyError:
-        places = ", ".join(self.found.places) or "nowhere"
-        if about_passphrase:
-            return NoUsableKeyError(
-                f"no identity opens it, and {about_passphrase}; looked at {places}",
-                hint="name an identity with -i, or try again on a terminal",
-            )
-        if not self.found.identities:
-            return NoUsableKeyError(
-                f"no identity was found; looked at {places}",
-                hint="name one with -i, or make one with: ovfuse keygen",
-            )
-        return NoUsableKeyError(
-            f"it is not sealed for any of your identities; looked at {places}",
-            hint="ask its publisher to seal it for your recipient (age1...)",
-        )
-
-
-class _Question:
-    """Asks for the passphrase of one model, and remembers what came of it."""
-
-    def __init__(self, ask: AskPassphrase | None, place: Place) -> None:
-        self._ask = ask
-        self._place = place
-        self.outcome = ""
-
-    def __call__(self) -> str | None:
-        about = quoted(self._place.path or self._place.cipherdir)
-        answer = self._ask(about) if self._ask else None
-        self.outcome = (
-            "its passphrase can be asked for on a terminal only"
-            if answer is None
-            else "that is not its passphrase"
-        )
-        return answer
 
 
 @contextmanager

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ovfuse.errors import CipherdirError
-from ovfuse.keys import Place, Unlocker
-from ovfuse.keys.unlocker import AskPassphrase
+from ovfuse.keys import IdentityOpener, Place, Unlocker
+from ovfuse.keys.opener import AskPassphrase
 from ovfuse.load.dumps import check_dumps
 from ovfuse.load.model import OpenModel
 from ovfuse.load.mounted import MountedSource, is_on_mount
@@ -53,18 +53,23 @@ def open_model(  # noqa: PLR0913 - what may be said about trust, each by its nam
     check_dumps(allowed=allow_dumps)
     if is_on_mount(Path(path)):
         return OpenModel(MountedSource(Path(path)), allow_dumps=allow_dumps)
+    opener = IdentityOpener.find(_paths(identity), _answer(passphrase))
     unlocker = Unlocker.find(
-        _paths(identity),
+        opener,
         _paths(verify_keys),
         allow_untrusted=allow_untrusted,
         allow_rollback=allow_rollback,
-        ask=_answer(passphrase),
     )
-    return _open_sealed(Path(path), unlocker, name, allow_dumps=allow_dumps)
+    return _open_sealed(Path(path), opener, unlocker, name, allow_dumps=allow_dumps)
 
 
 def _open_sealed(
-    directory: Path, unlocker: Unlocker, name: str | None, *, allow_dumps: bool
+    directory: Path,
+    opener: IdentityOpener,
+    unlocker: Unlocker,
+    name: str | None,
+    *,
+    allow_dumps: bool,
 ) -> OpenModel:
     with SealedModel.open(directory) as model:
         if not model.is_sealed():
@@ -78,7 +83,7 @@ def _open_sealed(
     return OpenModel(
         SealedSource(unlocked, str(directory), pool),
         allow_dumps=allow_dumps,
-        identities=unlocker.found.identities,
+        identities=opener.found.identities,
     )
 
 

@@ -5,10 +5,9 @@
 and removals on disk.
 """
 
-import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final, Self
 
 from cryptography.cobblestone import Cobblestone256Decryptor
@@ -25,21 +24,14 @@ from ovfuse.sealed.envelope import Envelope, parse_envelope
 from ovfuse.sealed.manifest import Manifest, parse_manifest
 from ovfuse.sealed.offsets import PREFIX_SIZE
 from ovfuse.sealed.pointer import parse_pointer
-from ovfuse.sealed.primitives import manifest_context, opens
+from ovfuse.sealed.primitives import manifest_context
 from ovfuse.sealed.reader import ScratchPool
 from ovfuse.sealed.sealing import Sealing, SealingFiles
-from ovfuse.sealed.wrapping import (
-    Identity,
-    is_for_passphrase,
-    stanza_types,
-    unwrap,
-    unwrap_with_passphrase,
-)
+from ovfuse.sealed.wrapped import WrappedKey
+from ovfuse.sealed.wrapping import Identity
 from ovfuse.secret import Secret
 
 __all__ = ["LockedSealing", "SealedModel", "inherit_sealing"]
-
-_log = logging.getLogger(__name__)
 
 _SWITCHES_MAX: Final = 5
 
@@ -201,27 +193,27 @@ class LockedSealing:
         """
         return beneath.open_directory(layout.KEYS_NAME, self._fd, "directory keys")
 
-    def key_files(self) -> Iterator[tuple[str, bytes]]:
-        """Yield name and content of each key file; unusable ones are left out.
+    @contextmanager
+    def wrapped_key(self) -> Iterator[WrappedKey]:
+        """Give what is needed to find the model key.
 
         Raises:
-            DamagedError: there are too many.
-            CipherdirError: the directory cannot be read.
+            DamagedError, CipherdirError: the key files are missing or cannot be read.
         """
         keys_fd = self.open_keys()
         try:
-            for name in _key_file_names(keys_fd):
-                try:
-                    data = beneath.read_small(
-                        name, keys_fd, layout.KEY_FILE_MAX_SIZE, "key file"
-                    )
-                    stanza_types(data)
-                except (DamagedError, CipherdirError) as error:
-                    _log.warning("skipped %s: %s", quoted(name), error.message)
-                    continue
-                yield name, data
+            yield WrappedKey(
+                keys_fd,
+                bytes(self.envelope.manifest_message[:PREFIX_SIZE]),
+                manifest_context(self.envelope.clear_facts),
+            )
         finally:
             os.close(keys_fd)
+
+    def key_files(self) -> Iterator[tuple[str, bytes]]:
+        """Yield name and content of each key file; see `WrappedKey.files`."""
+        with self.wrapped_key() as wrapped:
+            yield from wrapped.files()
 
     def unlock(
         self,
@@ -241,9 +233,18 @@ class LockedSealing:
             NoUsableKeyError: none of them does.
             DamagedError, NewerFormatError, CipherdirError: it is not whole.
         """
-        model_key = self._find_model_key(identities) or self._ask_for_key(ask)
+        with self.wrapped_key() as wrapped:
+            model_key = wrapped.find(identities, ask)
         if model_key is None:
             raise NoUsableKeyError("no identity opens it")
+        return self.unlock_with(model_key, pool)
+
+    def unlock_with(self, model_key: Secret, pool: ScratchPool) -> "Sealing":
+        """Open the sealing with its model key, which is owned from here on.
+
+        Raises:
+            DamagedError, NewerFormatError, CipherdirError: it is not whole.
+        """
         try:
             manifest = _open_manifest(self.envelope, model_key)
             return Sealing.in_directory(manifest, self._fd, model_key, pool)
@@ -262,35 +263,6 @@ class LockedSealing:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _find_model_key(self, identities: list[Identity]) -> Secret | None:
-        candidates = (unwrap(data, identities) for _, data in self.key_files())
-        return self._first_that_opens(candidates)
-
-    def _ask_for_key(self, ask: Callable[[], str | None] | None) -> Secret | None:
-        files = [data for _, data in self.key_files() if is_for_passphrase(data)]
-        passphrase = ask() if files and ask is not None else None
-        if passphrase is None:
-            return None
-        # A writer makes one at most; whoever adds more costs us seconds each.
-        candidates = (
-            unwrap_with_passphrase(data, passphrase)
-            for data in files[: layout.PASSPHRASE_FILES_MAX]
-        )
-        return self._first_that_opens(candidates)
-
-    def _first_that_opens(self, candidates: Iterable[Secret | None]) -> Secret | None:
-        """Return the model key: the one that the signed manifest commits to."""
-        prefix = self.envelope.manifest_message[:PREFIX_SIZE]
-        context = manifest_context(self.envelope.clear_facts)
-        for candidate in candidates:
-            if candidate is None:
-                continue
-            if opens(candidate.view, prefix, context):
-                return candidate
-            candidate.wipe()
-            _log.warning("skipped a key file with the key of another sealing")
-        return None
 
 
 def inherit_sealing(
@@ -330,17 +302,3 @@ def _open_manifest(envelope: Envelope, model_key: Secret) -> Manifest:
     except InvalidTag:
         raise DamagedError("the manifest is corrupted or tampered with") from None
     return parse_manifest(data, envelope.facts)
-
-
-def _key_file_names(keys_fd: int) -> list[str]:
-    """Return the names of the key files, sorted."""
-    suffix = layout.KEY_SUFFIX
-    with beneath.reading("directory keys"), os.scandir(keys_fd) as entries:
-        names = [entry.name for entry in islice(entries, layout.KEY_FILES_MAX + 1)]
-    if len(names) > layout.KEY_FILES_MAX:
-        raise DamagedError(f"more than {layout.KEY_FILES_MAX} key files")
-    return sorted(
-        name
-        for name in names
-        if name.endswith(suffix) and layout.is_id(name.removesuffix(suffix))
-    )

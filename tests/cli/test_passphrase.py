@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ovfuse.errors import NoUsableKeyError, UsageError
-from ovfuse.sealed import opening
+from ovfuse.sealed import opening, wrapped
 from ovfuse.sealed.reader import ScratchPool
 from ovfuse.sealed.wrapping import wrap_with_passphrase
 from tests.cli.conftest import inspected, key_files, snapshot
@@ -167,7 +167,7 @@ def test_at_most_four_files_are_tried(
     for number in range(5):
         (own.parent / f"{number:032x}.age").write_bytes(data)
     tried = []
-    monkeypatch.setattr(opening, "unwrap_with_passphrase", lambda d, _: tried.append(d))
+    monkeypatch.setattr(wrapped, "unwrap_with_passphrase", lambda d, _: tried.append(d))
 
     with (
         opening.SealedModel.open(tmp_path / "model") as model,

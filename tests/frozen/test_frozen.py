@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ovfuse.keys import Place, Unlocker
+from ovfuse.keys import IdentityOpener, Place, Unlocker
 from ovfuse.sealed.opening import SealedModel
 from ovfuse.sealed.reader import ScratchPool
 from tests.second_decryptor import Model
@@ -77,7 +77,7 @@ def test_directories_and_keys_are_found_as_by_a_user(
     model: Json, tmp_path: Path
 ) -> None:
     identities = [private_copy(name, tmp_path) for name in model["identities"]]
-    unlocker = Unlocker.find(identities, [TRUSTED])
+    unlocker = Unlocker.find(IdentityOpener.find(identities), [TRUSTED])
     directory = V1 / model["model"] / model["place"]
     with SealedModel.open(directory) as opened:
         sealing = unlocker.unlock(

@@ -11,7 +11,7 @@ import pyrage
 import pytest
 
 from ovfuse.errors import DamagedError, NoUsableKeyError
-from ovfuse.sealed import layout, opening
+from ovfuse.sealed import layout
 from ovfuse.sealed.opening import SealedModel
 from ovfuse.sealed.reader import ScratchPool
 from ovfuse.sealed.wrapping import Identity, stanza_types
@@ -123,7 +123,7 @@ def test_many_passphrase_files_cost_one_prompt_and_four_tries(
         tried.append(passphrase)
         return None
 
-    monkeypatch.setattr(opening, "unwrap_with_passphrase", count)
+    monkeypatch.setattr("ovfuse.sealed.wrapped.unwrap_with_passphrase", count)
     asked: list[None] = []
 
     def ask() -> str:

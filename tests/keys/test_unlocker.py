@@ -14,7 +14,8 @@ from ovfuse.errors import (
     TermsError,
     UntrustedError,
 )
-from ovfuse.keys import Place, Unlocker
+from ovfuse.keys import IdentityOpener, Place, Unlocker
+from ovfuse.keys.identities import FoundIdentities
 from ovfuse.keys.own import own_identities, own_signing_key
 from ovfuse.keys.unlocker import Unlocked
 from ovfuse.sealed.opening import SealedModel
@@ -144,8 +145,8 @@ def test_no_identity_was_found(
 ) -> None:
     made = make()
     write_sealed(made, tmp_path, identity)
-    unlocker = make_unlocker([], signers_of(made))
-    unlocker = replace(unlocker, found=replace(unlocker.found, places=places))
+    opener = IdentityOpener(FoundIdentities([], places))
+    unlocker = replace(make_unlocker([], signers_of(made)), opener=opener)
     with pytest.raises(NoUsableKeyError) as caught:
         unlock(tmp_path, unlocker)
 
@@ -256,7 +257,7 @@ def no_trust(unlocker: Unlocker) -> Unlocker:
 
 
 def no_key(unlocker: Unlocker) -> Unlocker:
-    return replace(unlocker, found=replace(unlocker.found, identities=[]))
+    return replace(unlocker, opener=IdentityOpener(FoundIdentities([])))
 
 
 def as_it_is(unlocker: Unlocker) -> Unlocker:
@@ -290,10 +291,11 @@ def test_checks_are_made_in_the_order_of_the_document(
 def test_everything_is_found_in_the_usual_places(tmp_path: Path) -> None:
     (identity,), _ = own_identities()
     signing_key, _ = own_signing_key()
-    unlocker = Unlocker.find()
+    opener = IdentityOpener.find()
+    unlocker = Unlocker.find(opener)
 
     assert unlocker.trusted == {signing_key.public}
-    assert [i.recipient for i in unlocker.found.identities] == [identity.recipient]
+    assert [i.recipient for i in opener.found.identities] == [identity.recipient]
     assert not unlocker.allow_untrusted
 
 
@@ -301,13 +303,12 @@ def test_named_files_are_used(tmp_path: Path, configuration: Path) -> None:
     own_identities()
     signing_key, file = own_signing_key()
     moved = configuration.rename(tmp_path / "moved")
-    unlocker = Unlocker.find(
-        [moved / "identity.txt"], [moved / "signing_key.pub"], allow_untrusted=True
-    )
+    opener = IdentityOpener.find([moved / "identity.txt"])
+    unlocker = Unlocker.find(opener, [moved / "signing_key.pub"], allow_untrusted=True)
 
     assert file.path.name == "signing_key"
     assert unlocker.trusted == {signing_key.public}
-    assert len(unlocker.found.identities) == 1
+    assert len(opener.found.identities) == 1
     assert unlocker.allow_untrusted
 
 
@@ -316,4 +317,4 @@ def test_file_that_must_not_be_used_stops_everything(configuration: Path) -> Non
     (configuration / "identity.txt").chmod(0o644)
 
     with pytest.raises(KeyFileError):
-        Unlocker.find()
+        IdentityOpener.find()

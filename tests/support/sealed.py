@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ovfuse.errors import OvfuseError
-from ovfuse.keys import Place, Unlocker
+from ovfuse.keys import IdentityOpener, Place, Unlocker
 from ovfuse.keys.history import History
 from ovfuse.keys.identities import FoundIdentities
 from ovfuse.sealed.manifest import FileEntry, Manifest, Terms
@@ -95,7 +95,7 @@ def make_unlocker(
     allow_untrusted: bool = False,
 ) -> Unlocker:
     return Unlocker(
-        found=FoundIdentities(list(identities), ("'identity.txt'",)),
+        opener=IdentityOpener(FoundIdentities(list(identities), ("'identity.txt'",))),
         trusted=frozenset(trusted),
         history=History(),
         allow_untrusted=allow_untrusted,

@@ -19,7 +19,7 @@ from ovfuse.errors import (
     TermsError,
     UntrustedError,
 )
-from ovfuse.keys import Place, Unlocker
+from ovfuse.keys import IdentityOpener, Place, Unlocker
 from ovfuse.keys.history import History
 from ovfuse.keys.identities import FoundIdentities, parse_identities
 from ovfuse.keys.trusted import parse_public_keys
@@ -168,10 +168,12 @@ def ovfuse(tree: Path, identity: Path, trusted: Path, told: Json) -> Iterator[Re
         if "seen" in told:
             history.record(place, _seen(**told["seen"]))
         unlocker = Unlocker(
-            found=FoundIdentities(parse_identities(identity.read_bytes(), identity)),
+            opener=IdentityOpener(
+                FoundIdentities(parse_identities(identity.read_bytes(), identity)),
+                _asker(told),
+            ),
             trusted=frozenset(parse_public_keys(trusted, check_owner=False)),
             history=history,
-            ask=_asker(told),
         )
         with SealedModel.open(tree) as root, SealedModel.at(root.fd, place.path) as at:
             sealing = unlocker.unlock(
