@@ -6,6 +6,7 @@ records and what is in them.
 """
 
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Final, Protocol
@@ -73,6 +74,14 @@ class Keeping(Protocol):
     def unlock(self) -> bool:
         """Forget that it is locked; tell whether so."""
 
+    def start_unwrapper(self) -> socket.socket | None:
+        """Have a short-lived process started that may have identities in its memory.
+
+        Returns:
+            the socket to it, which ends early if there is no such process; None where
+            nobody starts one.
+        """
+
     def reload(self) -> str | None:
         """Have a new version of the program go on, once this process has ended.
 
@@ -109,6 +118,10 @@ class NothingKept:
     def unlock(self) -> bool:
         """Tell that nothing is locked."""
         return False
+
+    def start_unwrapper(self) -> socket.socket | None:
+        """Tell that nobody starts one."""
+        return None
 
     def reload(self) -> str | None:
         """Tell that nobody would go on."""

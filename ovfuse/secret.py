@@ -8,6 +8,7 @@ libraries return) is named in SECURITY.md.
 import ctypes
 import os
 import resource
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Self
 
@@ -36,10 +37,23 @@ class Secret:
     @classmethod
     def random(cls, size: int) -> Self:
         """Draw `size` bytes from the kernel, straight into the locked buffer."""
-        secret = cls(bytes(size))
         with Path("/dev/urandom").open("rb", buffering=0) as source:
-            if source.readinto(secret._buffer) != size:
-                raise OSError("the kernel gave too few random bytes")
+            return cls.filled(size, source.readinto)
+
+    @classmethod
+    def filled(cls, size: int, fill: Callable[[bytearray], int | None]) -> Self:
+        """Have `size` bytes written straight into the locked buffer.
+
+        Args:
+            size: of the secret.
+            fill: writes them there, and returns how many there were.
+
+        Raises:
+            OSError: there were fewer, or what `fill` raises.
+        """
+        secret = cls(bytes(size))
+        if fill(secret._buffer) != size:
+            raise OSError("too few bytes for a secret")
         return secret
 
     @property

@@ -1,9 +1,12 @@
 """`ovfuse mount`: parse, find the keys, hand over to the lifecycle of a mount."""
 
 import logging
+import os
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from ovfuse.cli.keygen import IDENTITY_WARNING
@@ -21,10 +24,10 @@ from ovfuse.errors import LoadError, OvfuseError
 
 if TYPE_CHECKING:
     from ovfuse.keeping import Keeping
-    from ovfuse.keys import IdentityOpener, Opener, Unlocker
-    from ovfuse.keys.opener import AskPassphrase
+    from ovfuse.keys import Opener, Unlocker
     from ovfuse.serve.locked import Unlocking
     from ovfuse.serve.options import MountOptions as ParsedOptions
+    from ovfuse.serve.unwrapping import ChildOpener
     from ovfuse.view.contract import View
     from ovfuse.view.tree import CipherdirView
 
@@ -53,6 +56,8 @@ def mount(
     _check_dumps(allowed=options.allow_dumps)
     asked = _Asked.of(identity or [], verify_key or [], option or [], options.log)
     here = _working_directory()
+    if named := os.environ.get("OVFUSE_IDENTITY"):
+        os.environ["OVFUSE_IDENTITY"] = f"{here / named}"  # it is looked at again
     plan = MountPlan(
         cipherdir=cipherdir,
         mountpoint=mountpoint,
@@ -60,6 +65,7 @@ def mount(
         open_view=_view_opener(cipherdir, asked, options, here),
         foreground=foreground,
         asked=asked.seen_from(here)._asdict() | {"foreground": foreground},
+        unwrap=_unwrap,
     )
     run_mount(plan)
 
@@ -85,8 +91,16 @@ def go_on() -> None:
         foreground=facts["foreground"],
         asked=asked._asdict() | {"foreground": facts["foreground"]},
         inherited=records,
+        unwrap=_unwrap,
     )
     run_mount(plan)
+
+
+def _unwrap(daemon: socket.socket) -> None:
+    """Do what a child of the keeper is for."""
+    from ovfuse.serve.unwrapping import unwrap
+
+    unwrap(daemon, Prompt())
 
 
 class _Asked(NamedTuple):
@@ -151,18 +165,13 @@ def _view_opener(
     def open_it(keeping: "Keeping", unlocking: "Unlocking | None") -> "View":
         from ovfuse.view import open_view
 
-        prompt = Prompt()
-        if unlocking is not None:
-            identities = list(unlocking.identities) or from_elsewhere.identities
-            opener = _opener(identities, lambda _: unlocking.passphrase)
-            unlocker = _find_unlocker(opener, from_elsewhere, options)
-        elif keeping.is_successor:
-            unlocker = _find_again(from_elsewhere, options)
-        else:
-            opener = _opener(asked.identities, prompt)
-            unlocker = _find_unlocker(opener, asked, options)
+        is_first = not keeping.is_successor
+        words = asked if is_first else from_elsewhere
+        keys = _find_keys(keeping, words.identities, unlocking)
+        goes_on = not is_first and unlocking is None
+        unlocker = _find_unlocker(keys.opener, words, options, goes_on=goes_on)
         view = open_view(
-            here / cipherdir if keeping.is_successor else cipherdir,
+            cipherdir if is_first else here / cipherdir,
             unlocker,
             strict=options.strict,
             name=options.model,
@@ -170,9 +179,9 @@ def _view_opener(
         )
         if unlocking is not None and (unlocking.identities or unlocking.passphrase):
             _unlock_all(view)  # nobody finds these keys again
-        prompt.close()  # what is unlocked from now on must open by itself
-        if not keeping.is_successor:
-            _warn_of_same_disk(opener.found.files, cipherdir)
+        keys.settle(from_elsewhere.identities)
+        if is_first:
+            _warn_of_same_disk(keys.files, cipherdir)
         return view
 
     return open_it
@@ -185,34 +194,70 @@ def _unlock_all(view: "CipherdirView") -> None:
             slot.contents()
 
 
-def _opener(
-    identities: list[str], ask: "AskPassphrase | None" = None
-) -> "IdentityOpener":
-    from ovfuse.keys import IdentityOpener
+class _Keys(NamedTuple):
+    """Who finds model keys for a mount.
 
-    return IdentityOpener.find([Path(path) for path in identities], ask)
+    Attributes:
+        opener: finds them.
+        files: that identities came from.
+        settle: called with the same identities, as seen from elsewhere, when what is
+            unlocked from then on must open by itself.
+    """
+
+    opener: "Opener"
+    files: tuple[Path, ...]
+    settle: "Callable[[list[str]], None]"
+
+
+def _find_keys(
+    keeping: "Keeping", identities: list[str], unlocking: "Unlocking | None"
+) -> _Keys:
+    """Look for identities; no successor waits for that, since what is open goes on."""
+    from ovfuse.keys import IdentityOpener
+    from ovfuse.serve.unwrapping import ChildOpener
+
+    if keeping.keeper is None:
+        prompt = Prompt()
+        own = IdentityOpener.find([Path(path) for path in identities], prompt)
+        return _Keys(own, own.found.files, lambda _: prompt.close())
+    given = unlocking and list(unlocking.identities)
+    opener = ChildOpener(
+        keeping.start_unwrapper,
+        given or identities,
+        unlocking.passphrase if unlocking else None,
+        may_ask=not keeping.is_successor,
+    )
+    files: tuple[Path, ...] = ()
+    if unlocking is not None or not keeping.is_successor:
+        files = opener.begin()
+    else:
+        Thread(target=_check_identities, args=[opener], daemon=True).start()
+    return _Keys(opener, files, opener.settle)
+
+
+def _check_identities(opener: "ChildOpener") -> None:
+    try:
+        opener.check()
+    except OvfuseError as error:
+        _log.warning("only what is open goes on: %s", error.message)
 
 
 def _find_unlocker(
-    opener: "Opener", asked: _Asked, options: "ParsedOptions"
+    opener: "Opener", asked: _Asked, options: "ParsedOptions", *, goes_on: bool
 ) -> "Unlocker":
-    from ovfuse.keys import Unlocker
-
-    return Unlocker.find(
-        opener,
-        [Path(path) for path in asked.verify_keys],
-        allow_untrusted=options.allow_untrusted,
-        allow_rollback=options.allow_rollback,
-    )
-
-
-def _find_again(asked: _Asked, options: "ParsedOptions") -> "Unlocker":
-    """Do without an identity that is not there any more: what is open goes on."""
+    """Look for trusted keys; where something is open that goes on, do without."""
     from ovfuse.keys import Unlocker
 
     try:
-        return _find_unlocker(_opener(asked.identities), asked, options)
+        return Unlocker.find(
+            opener,
+            [Path(path) for path in asked.verify_keys],
+            allow_untrusted=options.allow_untrusted,
+            allow_rollback=options.allow_rollback,
+        )
     except OvfuseError as error:
+        if not goes_on:
+            raise
         _log.warning("only what is open goes on: %s", error.message)
         return Unlocker.without_keys()
 

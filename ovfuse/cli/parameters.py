@@ -121,7 +121,7 @@ Identities = Annotated[
         "--identity",
         metavar="IDENTITY",
         help="An identity file; only those given are tried. Repeatable.",
-        readable=False,
+        parser=Path,  # nobody looks at a path that may not answer
     ),
 ]
 VerifyKeys = Annotated[

@@ -10,6 +10,7 @@ from typing import Final
 
 from ovfuse.errors import (
     IsADirectoryNodeError,
+    KeyFileError,
     NameTooLongError,
     NotADirectoryNodeError,
     NotFoundError,
@@ -28,6 +29,7 @@ _TABLE: Final[tuple[tuple[type[Exception], int], ...]] = (
     (IsADirectoryNodeError, errno.EISDIR),
     (SupersededError, errno.ESTALE),
     (NoUsableKeyError, errno.EACCES),
+    (KeyFileError, errno.EACCES),
     (TermsError, errno.EACCES),
     (RollbackError, errno.EACCES),
 )

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ovfuse.serve.survival.channel import Records
+    from ovfuse.serve.survival.unwrappers import Unwrap
     from ovfuse.view.contract import View
 
 __all__ = ["MountPlan", "run_mount"]
@@ -67,6 +68,8 @@ class MountPlan:
         asked: what another version of the program, going on, needs to know besides
             both places; it can be written as JSON. None: it cannot go on.
         inherited: what another version left; then both are real paths.
+        unwrap: looks for model keys in a process of its own, which is started for it;
+            None: `open_view` does so itself.
     """
 
     cipherdir: Path
@@ -76,6 +79,7 @@ class MountPlan:
     foreground: bool
     asked: Mapping[str, Any] | None = None
     inherited: "Records | None" = None
+    unwrap: "Unwrap | None" = None
 
     @property
     def restart(self) -> Restart | None:
@@ -138,6 +142,7 @@ def _start(plan: MountPlan, launch: Launch) -> None:
             launch,
             plan.restart,
             plan.inherited,
+            plan.unwrap,
         )
     finally:
         if not has_ended_well:
@@ -306,8 +311,11 @@ def _harden_process() -> bool:
 
 
 def _warm_up() -> None:
-    """Import what a daemon needs, so that its successors need not."""
-    from ovfuse.serve import kernel  # noqa: F401, PLC0415
+    """Import what a daemon needs, so that its successors need not.
+
+    Nor does any child of the keeper's later, when another version may be installed.
+    """
+    from ovfuse.serve import kernel, unwrapping  # noqa: F401, PLC0415
     from ovfuse.view import warm_up  # noqa: PLC0415
 
     warm_up()

@@ -3,6 +3,7 @@
 Used by the lifecycle in place of the view, which would need keys. Any thread.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -36,9 +37,16 @@ class Unlocking:
         identities = request.get("identities", [])
         passphrase = request.get("passphrase")
         is_one = isinstance(identities, list) and isinstance(passphrase, str | None)
-        if not is_one or not all(isinstance(path, str) for path in identities):
+        if not is_one or not all(map(_is_path, identities)):
             raise UsageError("no such request")
         return cls(tuple(identities), passphrase)
+
+
+def _is_path(value: object) -> bool:
+    try:
+        return isinstance(value, str) and 0 not in os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)

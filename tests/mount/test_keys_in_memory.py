@@ -107,8 +107,10 @@ def test_only_keeper_and_daemon_have_keys(
             assert found("reload", mountpoint) == set()
             servers = {mount.pid, parent_of(mount.pid)}
             for pid in servers:
-                assert MODEL_KEY in forms_in_memory(pid, keys)
-            assert set(daemons_of(mountpoint)) == servers
+                names = forms_in_memory(pid, keys)
+                assert MODEL_KEY in names
+                assert all(name.startswith(MODEL_KEY) for name in names)
+            wait_until(lambda: set(daemons_of(mountpoint)) == servers)
             assert forms_in_memory(app, keys) == set()
     finally:
         assert found("unmount", "--lazy", mountpoint) == set()

@@ -149,6 +149,7 @@ STRANGE: tuple[object, ...] = (
     {"command": "unlock", "identities": "x"},
     {"command": "unlock", "identities": [{}]},
     {"command": "unlock", "identities": ["a\0b"]},
+    {"command": "unlock", "identities": ["\ud800"]},
     {"command": "unlock", "identities": {"a": 1}},
     {"command": "unlock", "passphrase": 5},
     {"command": "unlock", "identities": [], "passphrase": ["x"]},

@@ -307,14 +307,16 @@ def test_ten_reloads_leave_nothing(
         watching(model_key_of(publisher, reloading.cipherdir)),
     ):
         reload(mount)
-        keeper = parent_of(current_pid(mount))
-        kept, served = descriptors_of(keeper), descriptors_of(current_pid(mount))
+        daemon = current_pid(mount)
+        keeper = parent_of(daemon)
+        wait_until(lambda: children_of(keeper) == [daemon])  # it looked for identities
+        kept, served = descriptors_of(keeper), descriptors_of(daemon)
         for _ in range(10):
             reload(mount)
         daemon = current_pid(mount)
-        assert children_of(keeper) == [daemon]
+        wait_until(lambda: children_of(keeper) == [daemon])
         assert sorted(daemons_of(mountpoint)) == sorted([keeper, daemon])
-        assert descriptors_of(keeper) == kept
+        wait_until(lambda: descriptors_of(keeper) == kept)
         wait_until(lambda: descriptors_of(daemon) <= served)
         check_all(mountpoint)
     assert is_gone(keeper)

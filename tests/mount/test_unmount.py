@@ -259,7 +259,7 @@ def test_of_several_at_once_on_one_place_one_wins(
         assert codes == [0, MountpointError.exit_code, MountpointError.exit_code]
         assert len(mounts_at(mountpoint)) == 1
         processes = 2 if engine == "kernel" else 1  # one of them keeps the other
-        assert len(daemons_of(mountpoint)) == processes
+        wait_until(lambda: len(daemons_of(mountpoint)) == processes)
     finally:
         while is_mounted(mountpoint):
             succeed(publisher, "unmount", mountpoint)

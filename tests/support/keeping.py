@@ -1,6 +1,7 @@
 """A keeper in this process: what one object leaves behind, another one takes over."""
 
 import os
+import socket
 from collections.abc import Iterator, Sequence
 
 from ovfuse.keeping import Record
@@ -31,6 +32,9 @@ class Kept:
 
     def unlock(self) -> bool:
         return False
+
+    def start_unwrapper(self) -> socket.socket | None:
+        return None
 
     def reload(self) -> str | None:
         return "nobody would go on"

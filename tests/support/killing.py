@@ -5,7 +5,7 @@ import signal
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["child_of", "kill_for_good", "parent_of"]
+__all__ = ["child_of", "kill_for_good", "parent_of", "unwrappers_of"]
 
 
 def parent_of(pid: int) -> int:
@@ -32,14 +32,32 @@ def child_of(pid: int) -> int | None:
 
     Of a keeper that is its daemon; it has one at a time.
     """
+    found = [child for child, is_unwrapper in _children(pid) if not is_unwrapper]
+    return found[0] if found else None
+
+
+def unwrappers_of(keeper: int) -> list[int]:
+    """Return its children that look for keys."""
+    return [child for child, is_unwrapper in _children(keeper) if is_unwrapper]
+
+
+def _children(pid: int) -> list[tuple[int, bool]]:
+    """Return those that run, the oldest first, and whether they look for keys.
+
+    One that has just been forked for that does not say so yet, but is younger than
+    the daemon.
+    """
+    found = []
     for process in Path("/proc").iterdir():
         if not process.name.isdecimal():
             continue
         with suppress(OSError):
-            state, parent = _fields(int(process.name))[:2]
+            state, parent, *rest = _fields(int(process.name))
             if int(parent) == pid and state != b"Z":
-                return int(process.name)
-    return None
+                name = (process / "comm").read_bytes().strip()
+                started = (int(rest[17]), int(process.name))
+                found.append((*started, name == b"ovfuse-unwrap"))
+    return [(child, is_unwrapper) for _, child, is_unwrapper in sorted(found)]
 
 
 def _fields(pid: int) -> list[bytes]:

@@ -3,12 +3,14 @@
 import os
 import select
 import subprocess
-from collections.abc import Sequence
+import termios
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tests.support.mounting import TIMEOUT_SECONDS, Home
 
-__all__ = ["Typed", "type_into"]
+__all__ = ["Asked", "Typed", "asking", "type_into"]
 
 _PROMPT_END = b": "
 
@@ -57,6 +59,60 @@ def type_into(
     return Typed(
         code=process.returncode, stdout=stdout, stderr=stderr, screen=screen.decode()
     )
+
+
+class Asked:
+    """A command that asks, in a terminal that outlives it."""
+
+    def __init__(self, terminal: int, process: "subprocess.Popen[bytes]") -> None:
+        self._terminal = terminal
+        self._process = process
+        self.code = -1
+
+    @property
+    def echoes(self) -> bool:
+        """Whether the terminal shows what is typed."""
+        return bool(termios.tcgetattr(self._terminal)[3] & termios.ECHO)
+
+    def type(self, keys: bytes) -> None:
+        """Press keys."""
+        os.write(self._terminal, keys)
+
+    def answer(self, line: str) -> None:
+        """Type a line."""
+        self.type(line.encode() + b"\n")
+
+    def end(self) -> int:
+        """Wait for the end of the command, as it may be killed; return its code."""
+        assert self._process.stdout is not None
+        self.code = int(self._process.stdout.readline())
+        return self.code
+
+
+@contextmanager
+def asking(home: Home, *arguments: str | os.PathLike[str]) -> Iterator[Asked]:
+    """Run an ovfuse command on a terminal until it asks for something.
+
+    A shell is there before and after it, as the terminal's first process.
+    """
+    terminal, its_end = os.openpty()
+    script = 'trap : INT HUP TERM; "$@" >/dev/null; echo $?; read -r rest'
+    command = ["setsid", "--ctty", "sh", "-c", script, "sh", *home.program]
+    with subprocess.Popen(
+        [*command, *arguments],
+        env=home.environment,
+        cwd=home.directory,
+        stdin=its_end,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        try:
+            _read_prompt(terminal)
+            yield Asked(terminal, process)
+        finally:
+            os.write(terminal, b"\n")
+            os.close(its_end)
+            os.close(terminal)
 
 
 def _read_prompt(terminal: int) -> bytes:

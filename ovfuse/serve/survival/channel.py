@@ -158,6 +158,13 @@ class Channel:
         """Forget that it is locked; see `Keeping`."""
         return bool(self.ask("unlock").get("done"))
 
+    def start_unwrapper(self) -> socket.socket:
+        """Have a process started that may have identities; see `Keeping`."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs, suppress(OSError):
+            send(self._socket, "unwrap", fds=[theirs.fileno()])
+        return ours
+
     def reload(self) -> str | None:
         """Have a new version of the program go on; see `Keeping`."""
         answer = self.ask("reload")

@@ -4,7 +4,6 @@ It has imported all that a daemon needs, so that a successor is a fork away; it 
 thread, no listening socket and serves nothing. Single-threaded.
 """
 
-import ctypes
 import os
 import signal
 import socket
@@ -28,6 +27,7 @@ from ovfuse.serve.survival.channel import (
     send,
 )
 from ovfuse.serve.survival.reload import Restart, reason_against, start_anew
+from ovfuse.serve.survival.unwrappers import Unwrap, Unwrappers, die_with
 
 __all__ = ["Serve", "keep_serving"]
 
@@ -36,7 +36,6 @@ Serve = Callable[[Launch, Keeping], None]
 
 _OF_THE_MOUNT: Final = frozenset({"connection", "device", "ledger"})
 """The records that are needed without a key."""
-_PR_SET_PDEATHSIG: Final = 1
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _INTERRUPTED_SECONDS: Final = 0.3
 _LONGEST_GAP_SECONDS: Final = 30.0
@@ -77,6 +76,7 @@ def keep_serving(
     launch: Launch,
     restart: Restart | None = None,
     inherited: Records | None = None,
+    unwrap: Unwrap | None = None,
 ) -> bool:
     """Serve in a child, and in another one whenever it dies; return at the end.
 
@@ -88,6 +88,7 @@ def keep_serving(
         launch: told, once, how the start goes.
         restart: how another version of the program goes on.
         inherited: what the version before left: there is a mount already.
+        unwrap: what a short-lived process does that the daemon asks for.
 
     Returns:
         False if nobody was left to unmount: asked to stop, it died all the same.
@@ -96,7 +97,7 @@ def keep_serving(
         MountFailedError: it died before the mount was ready, or there is no successor.
         OvfuseError: what `serve` raises.
     """
-    return _Keeper(serve, launch, restart, inherited).run()
+    return _Keeper(serve, launch, restart, inherited, unwrap).run()
 
 
 class _Keeper:
@@ -106,11 +107,13 @@ class _Keeper:
         launch: Launch,
         restart: Restart | None,
         inherited: Records | None,
+        unwrap: Unwrap | None,
     ) -> None:
         self._serve = serve
         self._launch = launch
         self._restart = restart
         self._records: Records = inherited or {}
+        self._unwrappers = Unwrappers(unwrap)
         self._buffer = new_buffer()
         goes_on = inherited is not None
         self._end = End(crashed=False, reason="reloaded") if goes_on else None
@@ -129,6 +132,8 @@ class _Keeper:
         """See `keep_serving`."""
         before = [(n, signal.signal(n, self._forward)) for n in _SIGNALS]
         before.append((signal.SIGALRM, signal.signal(signal.SIGALRM, self._give_up)))
+        reap = self._unwrappers.reap
+        before.append((signal.SIGCHLD, signal.signal(signal.SIGCHLD, reap)))
         try:
             attempts = 0
             while not self._has_ended and not self._is_to_stop:
@@ -187,6 +192,7 @@ class _Keeper:
                 self._attend(message, ours)
         _, status = os.waitpid(self._pid, 0)
         self._pid = 0
+        self._unwrappers.end()
         if LOCKED in self._records:
             self._lock()  # what is left of keys, if it was to unlock and was killed
         self._end = _end_of(status, self._reason)
@@ -202,6 +208,8 @@ class _Keeper:
                 self._records[fields["name"]] = message.record
             case "drop":
                 self._drop(fields["name"])
+            case "unwrap":
+                self._unwrappers.start(message.record, self._records)
             case "detach":
                 if not self._was_ready:
                     self._launch.detach()
@@ -329,7 +337,7 @@ def _run_daemon(
     """Serve, and leave without the keeper's half of the Python stack."""
     code = 1
     try:
-        _die_with(keeper)
+        die_with(keeper)
         try:
             serve(launch, channel)
             channel.tell("ended")
@@ -348,15 +356,3 @@ def _run_daemon(
         with suppress(OSError, ValueError):
             sys.stderr.flush()
         os._exit(code)
-
-
-def _die_with(keeper: int) -> None:
-    """End as by SIGTERM when the keeper is killed; nobody else would then know."""
-    for number in (*_SIGNALS, signal.SIGALRM):
-        default = signal.default_int_handler if number == signal.SIGINT else None
-        signal.signal(number, default or signal.SIG_DFL)
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
-    if os.getppid() != keeper:
-        os._exit(1)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
