@@ -1,5 +1,6 @@
 """Who is believed and what opens it: each check, and their order."""
 
+import gc
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -64,6 +65,7 @@ def unlock(
     name: str | None = None,
 ) -> Unlocked:
     """Unlock; close what was opened, and check that errors leave nothing open."""
+    gc.collect()  # else what other tests left may be closed in between
     before = len(os.listdir("/proc/self/fd"))
     try:
         with SealedModel.open(directory) as model:
