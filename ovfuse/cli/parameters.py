@@ -1,7 +1,8 @@
 """Arguments and options of the commands, those of several commands once.
 
 Paths are `readable=False`: whether one can be used is not judged here, where it would
-be a mistake in the command line, but by the command, which has an error for it.
+be a mistake in the command line, but by the command, which has an error for it. With
+`parser=Path`, nobody even looks whether it exists: a mount may not answer.
 """
 
 import os
@@ -59,11 +60,11 @@ TargetCipherdir = Annotated[
 ]
 Mountpoint = Annotated[
     Path,
-    typer.Argument(metavar="MOUNTPOINT", help="An empty directory.", readable=False),
+    typer.Argument(metavar="MOUNTPOINT", help="An empty directory.", parser=Path),
 ]
 Mounted = Annotated[
     Path,
-    typer.Argument(metavar="MOUNTPOINT", help="Where it is mounted.", readable=False),
+    typer.Argument(metavar="MOUNTPOINT", help="Where it is mounted.", parser=Path),
 ]
 Recipients = Annotated[
     list[str] | None,
