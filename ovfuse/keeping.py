@@ -1,8 +1,8 @@
 """What a process leaves behind, so that a successor goes on where it was killed.
 
-Records have a name, some bytes and some descriptors. They are kept outside of the
-process that makes them; who keeps them is in serve/survival. docs/survival.md lists all
-records and what is in them.
+Records have a name, some bytes, some descriptors and perhaps a key. They are kept
+outside of the process that makes them; who keeps them is in serve/survival.
+docs/survival.md lists all records and what is in them.
 """
 
 import os
@@ -17,15 +17,22 @@ __all__ = ["Keeping", "NothingKept", "Record"]
 
 
 class Record:
-    """Bytes, which may be a key, and descriptors.
+    """Bytes, descriptors, and a key, which alone must not leave locked memory.
 
     Args:
-        data: copied into locked memory.
+        data: copied into locked memory, too.
         fds: owned from here on.
+        secret: likewise copied; nothing, if there is none or nobody has it any more.
     """
 
-    def __init__(self, data: bytes | memoryview, fds: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        data: bytes | memoryview,
+        fds: Sequence[int] = (),
+        secret: bytes | memoryview = b"",
+    ) -> None:
         self._data = Secret(data)
+        self._secret = Secret(secret)
         self.fds: Final = tuple(fds)
 
     @property
@@ -33,9 +40,15 @@ class Record:
         """The bytes, read-only, until they are wiped."""
         return self._data.view
 
+    @property
+    def secret(self) -> memoryview:
+        """The key, likewise."""
+        return self._secret.view
+
     def wipe(self) -> None:
-        """Overwrite the bytes; the descriptors are the caller's."""
+        """Overwrite the bytes and the key; the descriptors are the caller's."""
         self._data.wipe()
+        self._secret.wipe()
 
     def close(self) -> None:
         """Overwrite the bytes and close the descriptors."""
@@ -90,9 +103,16 @@ class Keeping(Protocol):
         """
 
     def keep(
-        self, name: str, data: bytes | memoryview = b"", fds: Sequence[int] = ()
+        self,
+        name: str,
+        data: bytes | memoryview = b"",
+        fds: Sequence[int] = (),
+        secret: bytes | memoryview = b"",
     ) -> None:
-        """Keep a record, in place of the one of that name; descriptors are copied."""
+        """Keep a record, in place of the one of that name; descriptors are copied.
+
+        What comes after it, comes after it wherever it is kept.
+        """
 
     def drop(self, name: str) -> None:
         """Forget a record, if there is one of that name."""
@@ -128,7 +148,11 @@ class NothingKept:
         return "this engine cannot go on in another process"
 
     def keep(
-        self, name: str, data: bytes | memoryview = b"", fds: Sequence[int] = ()
+        self,
+        name: str,
+        data: bytes | memoryview = b"",
+        fds: Sequence[int] = (),
+        secret: bytes | memoryview = b"",
     ) -> None:
         """Do nothing."""
 

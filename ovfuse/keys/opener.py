@@ -12,8 +12,7 @@ from typing import Protocol, Self
 
 from ovfuse.errors import NoUsableKeyError
 from ovfuse.keys.identities import FoundIdentities, find_identities
-from ovfuse.sealed.wrapped import WrappedKey
-from ovfuse.secret import Secret
+from ovfuse.sealed.wrapped import FoundKey, WrappedKey
 
 __all__ = ["AskPassphrase", "IdentityOpener", "Opener"]
 
@@ -24,8 +23,8 @@ AskPassphrase = Callable[[str], str | None]
 class Opener(Protocol):
     """Finds model keys."""
 
-    def model_key(self, wrapped: WrappedKey, about: str) -> Secret:
-        """Return the model key, which is the caller's.
+    def model_key(self, wrapped: WrappedKey, about: str) -> FoundKey:
+        """Return the model key, which is the caller's, and who holds it.
 
         Args:
             wrapped: where it is, and what it must fit.
@@ -65,13 +64,13 @@ class IdentityOpener:
         """
         return cls(find_identities(identities), ask)
 
-    def model_key(self, wrapped: WrappedKey, about: str) -> Secret:
+    def model_key(self, wrapped: WrappedKey, about: str) -> FoundKey:
         """Return the model key; see `Opener`."""
         question = _Question(self.ask, about)
-        key = wrapped.find(self.found.identities, question)
-        if key is None:
+        found = wrapped.find(self.found.identities, question)
+        if found is None:
             raise self._no_usable_key(question.outcome)
-        return key
+        return found
 
     def _no_usable_key(self, about_passphrase: str) -> NoUsableKeyError:
         places = ", ".join(self.found.places) or "nowhere"

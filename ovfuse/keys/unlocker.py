@@ -19,21 +19,23 @@ from ovfuse.keys.trusted import trusted_keys
 from ovfuse.quote import quoted
 from ovfuse.sealed.envelope import Envelope
 from ovfuse.sealed.manifest import Previous, Terms
-from ovfuse.sealed.opening import LockedSealing, SealedModel
+from ovfuse.sealed.opening import LockedSealing, SealedModel, wrapped_again
 from ovfuse.sealed.reader import ScratchPool
 from ovfuse.sealed.sealing import Sealing
 from ovfuse.sealed.signing import PublicKey, is_trusted
 from ovfuse.sealed.terms import check_machine, check_period, machine_digest
+from ovfuse.secret import Secret
 
 __all__ = ["Unlocked", "Unlocker"]
 
 
 @dataclass(frozen=True, slots=True)
 class Unlocked:
-    """A sealing that passed every check, and its envelope."""
+    """A sealing that passed every check, its envelope, and what it was opened by."""
 
     sealing: Sealing
     envelope: Envelope
+    key_file: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +111,7 @@ class Unlocker:
             envelope = locked.envelope
             self._check_trust(envelope)
             self.history.check(place, envelope)
-            sealing = self._open(locked, pool, place)
+            sealing, key_file = self._open(locked, pool, place)
         with _closed_if_refused(sealing):
             _check_name(sealing.manifest.name, place.path, name)
             if check_terms:
@@ -117,7 +119,7 @@ class Unlocker:
             if check_objects:
                 sealing.check_objects()
             self.history.record(place, envelope)
-        return Unlocked(sealing, envelope)
+        return Unlocked(sealing, envelope, key_file)
 
     def unlock_previous(
         self,
@@ -148,18 +150,36 @@ class Unlocker:
         if envelope.payload_sha256 != previous.payload_sha256:
             raise RollbackError("it is not the sealing that its successor names")
         self._check_trust(envelope)
-        sealing = self._open(locked, pool, place)
+        sealing, key_file = self._open(locked, pool, place)
         with _closed_if_refused(sealing):
             _check_name(sealing.manifest.name, place.path, name)
             _check_terms(sealing.manifest.terms)
             sealing.check_objects()
-        return Unlocked(sealing, envelope)
+        return Unlocked(sealing, envelope, key_file)
 
-    def _open(self, locked: LockedSealing, pool: ScratchPool, place: Place) -> Sealing:
+    def find_key_again(self, envelope: Envelope, key_file: bytes) -> Secret:
+        """Return the model key of a sealing that was in use; nobody is asked.
+
+        Args:
+            envelope: of it; it must be of a publisher who is trusted now.
+            key_file: that it was opened by.
+
+        Raises:
+            UntrustedError, NoUsableKeyError: not for use any more.
+            KeyFileError: see `Opener.model_key`.
+        """
+        self._check_trust(envelope)
+        with wrapped_again(envelope, key_file) as wrapped:
+            return self.opener.model_key(wrapped, "what was in use").model_key
+
+    def _open(
+        self, locked: LockedSealing, pool: ScratchPool, place: Place
+    ) -> tuple[Sealing, bytes]:
+        """Return the sealing, and the key file that it was opened by."""
         with locked.wrapped_key() as wrapped:
             about = quoted(place.path or place.cipherdir)
-            model_key = self.opener.model_key(wrapped, about)
-        return locked.unlock_with(model_key, pool)
+            found = self.opener.model_key(wrapped, about)
+        return locked.unlock_with(found.model_key, pool), found.key_file
 
     def _check_trust(self, envelope: Envelope) -> None:
         if self.allow_untrusted or is_trusted(envelope.signers, self.trusted):

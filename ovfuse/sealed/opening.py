@@ -31,7 +31,7 @@ from ovfuse.sealed.wrapped import WrappedKey
 from ovfuse.sealed.wrapping import Identity
 from ovfuse.secret import Secret
 
-__all__ = ["LockedSealing", "SealedModel", "inherit_sealing"]
+__all__ = ["LockedSealing", "SealedModel", "inherit_sealing", "wrapped_again"]
 
 _SWITCHES_MAX: Final = 5
 
@@ -202,11 +202,7 @@ class LockedSealing:
         """
         keys_fd = self.open_keys()
         try:
-            yield WrappedKey(
-                keys_fd,
-                bytes(self.envelope.manifest_message[:PREFIX_SIZE]),
-                manifest_context(self.envelope.clear_facts),
-            )
+            yield _wrapped(keys_fd, self.envelope)
         finally:
             os.close(keys_fd)
 
@@ -234,10 +230,10 @@ class LockedSealing:
             DamagedError, NewerFormatError, CipherdirError: it is not whole.
         """
         with self.wrapped_key() as wrapped:
-            model_key = wrapped.find(identities, ask)
-        if model_key is None:
+            found = wrapped.find(identities, ask)
+        if found is None:
             raise NoUsableKeyError("no identity opens it")
-        return self.unlock_with(model_key, pool)
+        return self.unlock_with(found.model_key, pool)
 
     def unlock_with(self, model_key: Secret, pool: ScratchPool) -> "Sealing":
         """Open the sealing with its model key, which is owned from here on.
@@ -265,11 +261,27 @@ class LockedSealing:
         self.close()
 
 
+@contextmanager
+def wrapped_again(envelope: Envelope, key_file: bytes) -> Iterator[WrappedKey]:
+    """Give what is needed to find the model key in a key file that was kept."""
+    keys_fd = os.memfd_create("ovfuse-key-file")
+    try:
+        os.write(keys_fd, key_file)
+        yield _wrapped(keys_fd, envelope)
+    finally:
+        os.close(keys_fd)
+
+
+def _wrapped(keys_fd: int, envelope: Envelope) -> WrappedKey:
+    prefix = bytes(envelope.manifest_message[:PREFIX_SIZE])
+    return WrappedKey(keys_fd, prefix, manifest_context(envelope.clear_facts))
+
+
 def inherit_sealing(
     seal_id: str,
     payload_sha256: str,
     files: SealingFiles,
-    model_key: Secret,
+    find_key: Callable[[Envelope], Secret],
     pool: ScratchPool,
 ) -> tuple[Envelope, Sealing]:
     """Open a sealing that another process had unlocked, which was killed.
@@ -278,18 +290,24 @@ def inherit_sealing(
         seal_id: of it.
         payload_sha256: of the envelope that was verified.
         files: of its directory; owned by the result or, if this fails, by the caller.
-        model_key: likewise.
+        find_key: returns the model key.
         pool: for the readers of its files.
 
     Raises:
         DamagedError, CipherdirError: it is not the same any more.
+        OvfuseError: what `find_key` raises.
     """
     size = min(os.fstat(files.envelope).st_size, layout.ENVELOPE_MAX_SIZE)
     data = beneath.read_exactly(files.envelope, size, 0, "envelope")
     envelope = parse_envelope(data, seal_id)
     if envelope.payload_sha256 != payload_sha256:
         raise DamagedError("the envelope is another one than was verified")
-    manifest = _open_manifest(envelope, model_key)
+    model_key = find_key(envelope)
+    try:
+        manifest = _open_manifest(envelope, model_key)
+    except BaseException:
+        model_key.wipe()
+        raise
     return envelope, Sealing(manifest, files, model_key, pool)
 
 

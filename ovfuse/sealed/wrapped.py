@@ -6,9 +6,11 @@ Nothing in a key file is trusted: what it yields is a candidate.
 
 import logging
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 from ovfuse.errors import CipherdirError, DamagedError
 from ovfuse.quote import quoted
@@ -23,9 +25,16 @@ from ovfuse.sealed.wrapping import (
 )
 from ovfuse.secret import Secret
 
-__all__ = ["WrappedKey"]
+__all__ = ["FoundKey", "WrappedKey"]
 
 _log = logging.getLogger(__name__)
+
+
+class FoundKey(NamedTuple):
+    """A model key, and the key file that holds it."""
+
+    model_key: Secret
+    key_file: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +42,7 @@ class WrappedKey:
     """Where a model key is to be found, and what it must fit.
 
     Attributes:
-        keys_fd: of the directory `keys`; the caller's.
+        keys_fd: of the directory `keys`, or of one key file; the caller's.
         prefix: of the signed manifest message, which commits to the key.
         context: of that message.
     """
@@ -49,6 +58,10 @@ class WrappedKey:
             DamagedError: there are too many.
             CipherdirError: the directory cannot be read.
         """
+        if stat.S_ISREG(os.fstat(self.keys_fd).st_mode):
+            size = min(os.fstat(self.keys_fd).st_size, layout.KEY_FILE_MAX_SIZE)
+            yield "", os.pread(self.keys_fd, size, 0)
+            return
         for name in _key_file_names(self.keys_fd):
             try:
                 data = beneath.read_small(
@@ -62,7 +75,7 @@ class WrappedKey:
 
     def find(
         self, identities: list[Identity], ask: Callable[[], str | None] | None = None
-    ) -> Secret | None:
+    ) -> FoundKey | None:
         """Return the model key, by the first identity that fits, or by a passphrase.
 
         Args:
@@ -73,28 +86,30 @@ class WrappedKey:
         Raises:
             DamagedError, CipherdirError: the key files cannot be read.
         """
-        candidates = (unwrap(data, identities) for _, data in self.files())
+        candidates = ((data, unwrap(data, identities)) for _, data in self.files())
         return self._first_that_opens(candidates) or self._ask_for_key(ask)
 
-    def _ask_for_key(self, ask: Callable[[], str | None] | None) -> Secret | None:
+    def _ask_for_key(self, ask: Callable[[], str | None] | None) -> FoundKey | None:
         files = [data for _, data in self.files() if is_for_passphrase(data)]
         passphrase = ask() if files and ask is not None else None
         if passphrase is None:
             return None
         # A writer makes one at most; whoever adds more costs us seconds each.
         candidates = (
-            unwrap_with_passphrase(data, passphrase)
+            (data, unwrap_with_passphrase(data, passphrase))
             for data in files[: layout.PASSPHRASE_FILES_MAX]
         )
         return self._first_that_opens(candidates)
 
-    def _first_that_opens(self, candidates: Iterable[Secret | None]) -> Secret | None:
+    def _first_that_opens(
+        self, candidates: Iterable[tuple[bytes, Secret | None]]
+    ) -> FoundKey | None:
         """Return the model key: the one that the signed manifest commits to."""
-        for candidate in candidates:
+        for key_file, candidate in candidates:
             if candidate is None:
                 continue
             if opens(candidate.view, self.prefix, self.context):
-                return candidate
+                return FoundKey(candidate, key_file)
             candidate.wipe()
             _log.warning("skipped a key file with the key of another sealing")
         return None

@@ -6,6 +6,7 @@ it serves and never an identity or a passphrase. The keeper forks that process
 daemon, `unwrap` in the child. Threading: any thread once it is settled.
 """
 
+import base64
 import errno
 import logging
 import signal
@@ -27,7 +28,7 @@ from ovfuse.keys import IdentityOpener
 from ovfuse.keys.opener import AskPassphrase
 from ovfuse.sealed.layout import MODEL_KEY_SIZE
 from ovfuse.sealed.offsets import PREFIX_SIZE
-from ovfuse.sealed.wrapped import WrappedKey
+from ovfuse.sealed.wrapped import FoundKey, WrappedKey
 from ovfuse.secret import Secret, harden_process, lock_all_memory
 from ovfuse.serve.background import describe_error, error_of
 from ovfuse.serve.survival.channel import Message, receive, send
@@ -102,7 +103,7 @@ class ChildOpener:
         with self._child():
             pass
 
-    def model_key(self, wrapped: WrappedKey, about: str) -> Secret:
+    def model_key(self, wrapped: WrappedKey, about: str) -> FoundKey:
         """Return the model key; see `ovfuse.keys.Opener`."""
         if self._first is not None:
             return self._first.model_key(wrapped, about)
@@ -151,12 +152,13 @@ class _Child:
             connection.close()
             raise
 
-    def model_key(self, wrapped: WrappedKey, about: str) -> Secret:
+    def model_key(self, wrapped: WrappedKey, about: str) -> FoundKey:
         """Return the model key; see `ovfuse.keys.Opener`."""
         data = wrapped.prefix + wrapped.context
-        self._ask("open", data, [wrapped.keys_fd], about=about)
+        found = self._ask("open", data, [wrapped.keys_fd], about=about)
         with _said():
-            return Secret.filled(MODEL_KEY_SIZE, self._socket.recv_into)
+            key = Secret.filled(MODEL_KEY_SIZE, self._socket.recv_into)
+        return FoundKey(key, base64.b64decode(found["key_file"]))
 
     def close(self) -> None:
         """Let it end."""
@@ -179,7 +181,7 @@ class _Child:
         """
         self._socket.settimeout(_LIMIT_SECONDS)
         with _said():
-            send(self._socket, kind, data, fds, **fields)
+            send(self._socket, kind, data, fds, **fields)  # type: ignore[arg-type]  # no secret
             while True:
                 message = receive(self._socket, self._buffer)
                 if message is None:
@@ -264,8 +266,9 @@ class _Unwrapping:
         wrapped = WrappedKey(
             request.record.fds[0], data[:PREFIX_SIZE], data[PREFIX_SIZE:]
         )
-        with self._opener.model_key(wrapped, request.fields["about"]) as key:
-            send(self._daemon, "key")
+        key, key_file = self._opener.model_key(wrapped, request.fields["about"])
+        with key:
+            send(self._daemon, "key", key_file=base64.b64encode(key_file).decode())
             self._daemon.send(key.view)
 
     def _look(self, request: Message) -> IdentityOpener:

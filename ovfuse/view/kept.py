@@ -1,8 +1,9 @@
 """What a view leaves to a successor, as records of `ovfuse.keeping`.
 
-Of a sealing: what it is, its model key, and descriptors of its envelope, block lists
-and objects. Of a file that is open: its object. Of a place: what is shown there. Of the
-node of a locked model: what it leads to. Names have hexadecimal node numbers or places.
+Of a sealing: what it is, its model key and the key file that holds it, and descriptors
+of its envelope, block lists and objects. Of a file that is open: its object. Of a
+place: what is shown there. Of the node of a locked model: what it leads to. Names have
+hexadecimal node numbers or places.
 """
 
 import json
@@ -13,9 +14,9 @@ from typing import Final
 
 from ovfuse.errors import OvfuseError
 from ovfuse.keeping import Keeping, Record
-from ovfuse.keys.unlocker import Unlocked
+from ovfuse.keys.unlocker import Unlocked, Unlocker
 from ovfuse.quote import quoted
-from ovfuse.sealed import layout
+from ovfuse.sealed.envelope import Envelope
 from ovfuse.sealed.opening import inherit_sealing
 from ovfuse.sealed.reader import ScratchPool
 from ovfuse.sealed.sealing import SealingFiles
@@ -30,7 +31,6 @@ _SEALING: Final = "sealing/"
 _SHOWN: Final = "shown/"
 _ENTRANCE: Final = "entrance/"
 _FILE: Final = "file/"
-_KEY_SIZE: Final = layout.MODEL_KEY_SIZE
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,7 @@ class Inheritance:
         shown: the payload hash of what is shown, by place.
         entrances: by place.
         files: descriptors of objects by node number; who takes one owns it.
+        lacks_keys: whether no key was kept of a sealing, and none was found.
     """
 
     cipherdir_fd: int
@@ -58,6 +59,7 @@ class Inheritance:
     shown: dict[str, str]
     entrances: dict[str, list[KeptEntrance]]
     files: dict[int, int]
+    lacks_keys: bool
 
     @property
     def places(self) -> set[str]:
@@ -91,12 +93,10 @@ class KeptView:
             "seal_id": unlocked.envelope.facts.seal_id,
             "payload_sha256": unlocked.envelope.payload_sha256,
         }
+        data = json.dumps(facts).encode() + b"\n" + unlocked.key_file
         sealing = unlocked.sealing
-        data = bytearray(json.dumps(facts).encode() + b"\n" + bytes(_KEY_SIZE))
-        with memoryview(data) as view:
-            view[-_KEY_SIZE:] = sealing.model_key.view
-            self._keeping.keep(f"{_SEALING}{number:x}", view, sealing.files)
-            view[:] = bytes(len(view))
+        with sealing.model_key.view as key:
+            self._keeping.keep(f"{_SEALING}{number:x}", data, sealing.files, key)
 
     def drop_sealing(self, number: int) -> None:
         """Forget a sealing: its key is wiped everywhere."""
@@ -126,8 +126,13 @@ class KeptView:
         """Forget the object: the file was closed."""
         self._keeping.drop(f"{_FILE}{number:x}")
 
-    def inherit(self, pool: ScratchPool) -> Inheritance | None:
-        """Return what predecessors left; None if there was none."""
+    def inherit(self, pool: ScratchPool, unlocker: Unlocker) -> Inheritance | None:
+        """Return what predecessors left; None if there was none.
+
+        Args:
+            pool: for the readers of files.
+            unlocker: finds the keys that are not kept any more.
+        """
         fds = [record.fds[0] for _, record in self._keeping.take(_CIPHERDIR)]
         if not fds:
             return None
@@ -137,11 +142,13 @@ class KeptView:
             kept = KeptEntrance(int(generation), _text(record))
             entrances.setdefault(place, []).append(kept)
         sealings: dict[str, list[Unlocked]] = {}
+        lacks_keys = False
         for name, record in self._keeping.take(_SEALING):
             try:
-                place, unlocked = _inherit(record, pool)
+                place, unlocked = _inherit(record, pool, unlocker)
             except OvfuseError:
                 self._keeping.drop(_SEALING + name)
+                lacks_keys |= not record.secret
                 continue
             sealings.setdefault(place, []).append(unlocked)
         return Inheritance(
@@ -150,25 +157,35 @@ class KeptView:
             shown={p: _text(record) for p, record in self._keeping.take(_SHOWN)},
             entrances=entrances,
             files={int(n, 16): r.fds[0] for n, r in self._keeping.take(_FILE)},
+            lacks_keys=lacks_keys,
         )
 
 
-def _inherit(record: Record, pool: ScratchPool) -> tuple[str, Unlocked]:
-    data = bytes(record.data[:-_KEY_SIZE])
-    facts = json.loads(data)
-    key = Secret(record.data[-_KEY_SIZE:])
+def _inherit(
+    record: Record, pool: ScratchPool, unlocker: Unlocker
+) -> tuple[str, Unlocked]:
+    head, _, key_file = bytes(record.data).partition(b"\n")
+    facts = json.loads(head)
     files = SealingFiles(*record.fds)
-    record.wipe()
+
+    def find_key(envelope: Envelope) -> Secret:
+        if record.secret:
+            return Secret(record.secret)
+        return unlocker.find_key_again(envelope, key_file)
+
     try:
         envelope, sealing = inherit_sealing(
-            facts["seal_id"], facts["payload_sha256"], files, key, pool
+            facts["seal_id"], facts["payload_sha256"], files, find_key, pool
         )
     except OvfuseError as error:
-        key.wipe()
         files.close()
-        _log.error("%s is lost: %s", quoted(facts["place"]), error.message)
+        place = facts["place"]
+        what = quoted(place) if place else "the model"
+        _log.error("what was in use of %s is lost: %s", what, error.message)
         raise
-    return facts["place"], Unlocked(sealing, envelope)
+    finally:
+        record.wipe()
+    return facts["place"], Unlocked(sealing, envelope, key_file)
 
 
 def _text(record: Record) -> str:

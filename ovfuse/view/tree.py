@@ -90,7 +90,7 @@ class CipherdirView:
         self._numbers = Numbers()
         self._pool = ScratchPool()
         self._kept = kept
-        self._inheritance = kept.inherit(self._pool)
+        self._inheritance = kept.inherit(self._pool, unlocker)
         self._told: set[str] = set()
         self._refreshing = threading.Lock()
         self._follows = False
@@ -255,7 +255,9 @@ class CipherdirView:
             OvfuseError: see `open_view`.
         """
         if self._inheritance is not None:  # they were, and are served all the same
-            return
+            if not self._inheritance.lacks_keys:
+                return
+            strict = False
         refusals = []
         for slot in self.slots:
             try:

@@ -366,7 +366,7 @@ def inherited(
     change()
     try:
         envelope, again = inherit_sealing(
-            facts.seal_id, payload_sha256, files, key, ScratchPool()
+            facts.seal_id, payload_sha256, files, lambda _: key, ScratchPool()
         )
     except BaseException:
         files.close()

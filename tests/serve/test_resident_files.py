@@ -279,7 +279,7 @@ def test_successor_goes_on_with_files_and_frees_them(
     killed = ResidentFiles(-1, filesystem, Budget(64 * MiB, None), kept)
     assert killed.open(wanted(fill_with_ones)) == BACKING
     if has_lease:
-        ((_, (fd,)),) = kept.records.values()
+        ((_, (fd,), _),) = kept.records.values()
         fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
         os.close(killed._files[NUMBER].fd)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)

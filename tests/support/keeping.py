@@ -13,7 +13,7 @@ class Kept:
     """See `ovfuse.keeping.Keeping`; `successor` is what a daemon started later has.
 
     Attributes:
-        records: bytes and descriptors by name.
+        records: bytes, descriptors and secret by name.
         names: of the records that were kept and, after a minus, dropped.
     """
 
@@ -22,7 +22,7 @@ class Kept:
     reason = ""
 
     def __init__(self, *, is_successor: bool = False, crashed: bool = False) -> None:
-        self.records: dict[str, tuple[bytes, list[int]]] = {}
+        self.records: dict[str, tuple[bytes, list[int], bytes]] = {}
         self.names: list[str] = []
         self.is_successor = is_successor
         self.predecessor_crashed = crashed
@@ -40,11 +40,16 @@ class Kept:
         return "nobody would go on"
 
     def keep(
-        self, name: str, data: bytes | memoryview = b"", fds: Sequence[int] = ()
+        self,
+        name: str,
+        data: bytes | memoryview = b"",
+        fds: Sequence[int] = (),
+        secret: bytes | memoryview = b"",
     ) -> None:
         self._forget(name)
         self.names.append(name)
-        self.records[name] = (bytes(data), [os.dup(fd) for fd in fds])
+        copies = [os.dup(fd) for fd in fds]
+        self.records[name] = (bytes(data), copies, bytes(secret))
 
     def drop(self, name: str) -> None:
         self.names.append(f"-{name}")
@@ -53,9 +58,9 @@ class Kept:
     def take(self, prefix: str) -> Iterator[tuple[str, Record]]:
         if not self.is_successor:
             return
-        for name, (data, fds) in tuple(self.records.items()):
+        for name, (data, fds, secret) in tuple(self.records.items()):
             if name.startswith(prefix):
-                record = Record(data, [os.dup(fd) for fd in fds])
+                record = Record(data, [os.dup(fd) for fd in fds], secret)
                 yield name.removeprefix(prefix), record
 
     def successor(self, *, crashed: bool = False) -> "Kept":
@@ -64,11 +69,18 @@ class Kept:
         found.records = self.records
         return found
 
+    def restarted(self) -> "Kept":
+        """Return the same records without keys, for who goes on after a restart."""
+        found = Kept(is_successor=True)
+        for name, (data, fds, _) in self.records.items():
+            found.records[name] = (data, [os.dup(fd) for fd in fds], b"")
+        return found
+
     def close(self) -> None:
         """Close all descriptors."""
         for name in tuple(self.records):
             self._forget(name)
 
     def _forget(self, name: str) -> None:
-        for fd in self.records.pop(name, (b"", []))[1]:
+        for fd in self.records.pop(name, (b"", [], b""))[1]:
             os.close(fd)

@@ -1,18 +1,20 @@
 """A view that goes on where another one was killed, without FUSE and keepers."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 import pytest
 
+from ovfuse.errors import NoUsableKeyError, OvfuseError, UntrustedError
+from ovfuse.keys import Unlocker
 from ovfuse.view import Node, open_view
 from ovfuse.view.contents import Contents
 from ovfuse.view.nodes import FileNode
 from ovfuse.view.tree import CipherdirView
 from tests.support.keeping import Kept
-from tests.support.sealed import Publisher
+from tests.support.sealed import Publisher, make_identity, make_unlocker
 from tests.view.test_refresh import Model, content, go_on, read, walk
 
 pytestmark = pytest.mark.usefixtures("state")
@@ -38,7 +40,12 @@ def in_tree(publisher: Publisher, tmp_path: Path) -> Model:
     return Model(publisher, tmp_path / "tree/org/m", tmp_path / "plain").seal()
 
 
-Start = Callable[[Path, Kept], CipherdirView]
+class Start(Protocol):
+    """Opens a view, with the publisher's keys if there are no others."""
+
+    def __call__(
+        self, path: Path, kept: Kept, unlocker: Unlocker | None = None
+    ) -> CipherdirView: ...
 
 
 @pytest.fixture
@@ -46,8 +53,10 @@ def start(publisher: Publisher) -> Iterator[Start]:
     """Opens views; what is killed is left as it is until the end."""
     opened: list[tuple[CipherdirView, Kept]] = []
 
-    def start_one(path: Path, kept: Kept) -> CipherdirView:
-        view = open_view(path, publisher.unlocker, keeping=kept)
+    def start_one(
+        path: Path, kept: Kept, unlocker: Unlocker | None = None
+    ) -> CipherdirView:
+        view = open_view(path, unlocker or publisher.unlocker, keeping=kept)
         opened.append((view, kept))
         return view
 
@@ -185,3 +194,76 @@ def test_model_in_place_of_a_directory_waits_for_its_turn(
         assert read(view, f"{new}/a") == b"001"
     for handle in handles:
         handle.close()
+
+
+# Without the keys, as after a restart
+
+
+def test_keys_that_are_not_kept_are_found_and_kept_again(
+    tmp_path: Path, in_tree: Model, start: Start
+) -> None:
+    kept = Kept()
+    killed = start(tmp_path / "tree", kept)
+    node = walk(killed, "org/m/a")
+    killed.retain(node)
+    handle = killed.open(node)
+    for _ in range(2):  # the version before is kept on disk
+        in_tree.seal()
+    go_on(killed)
+    sealings = [name for name in kept.records if name.startswith("sealing/")]
+    keys = {name: kept.records[name][2] for name in sealings}
+    assert len(set(keys.values())) == len(sealings) == 3
+
+    view = start(tmp_path / "tree", kept := kept.restarted())
+
+    assert read(view, "org/m/a") == b"003"
+    again = view.reopen(known(view, node.number))
+    buffer = bytearray(3)
+    assert again.read_into(0, memoryview(buffer)) == len(buffer)
+    assert buffer == b"001"
+    assert {name: kept.records[name][2] for name in sealings} == keys
+    again.close()
+    handle.close()
+
+
+@pytest.mark.parametrize("is_trusted", [False, True])
+def test_nothing_is_gone_on_with_that_nobody_could_open_now(
+    tmp_path: Path,
+    publisher: Publisher,
+    in_tree: Model,
+    start: Start,
+    *,
+    is_trusted: bool,
+) -> None:
+    kept = Kept()
+    walk(start(in_tree.cipherdir, kept), "a")
+    trusted = [publisher.signing_key.public] if is_trusted else []
+    identity = make_identity() if is_trusted else publisher.identity
+    error: type[OvfuseError] = NoUsableKeyError if is_trusted else UntrustedError
+
+    kept = kept.restarted()
+
+    with pytest.raises(error):
+        start(in_tree.cipherdir, kept, make_unlocker([identity], trusted))
+
+    assert not [name for name in kept.records if name.startswith("sealing/")]
+
+
+def test_model_that_is_lost_holds_up_no_other(
+    tmp_path: Path, publisher: Publisher, in_tree: Model, start: Start
+) -> None:
+    other = Publisher.make()
+    both = make_unlocker(
+        [publisher.identity, other.identity],
+        [publisher.signing_key.public, other.signing_key.public],
+    )
+    Model(other, tmp_path / "tree/other", tmp_path / "plain-other").seal()
+    kept = Kept()
+    killed = start(tmp_path / "tree", kept, both)
+    assert read(killed, "org/m/a") == read(killed, "other/a") == b"001"
+
+    view = start(tmp_path / "tree", kept.restarted())
+
+    assert read(view, "org/m/a") == b"001"
+    with pytest.raises(UntrustedError):
+        read(view, "other/a")

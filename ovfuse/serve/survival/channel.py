@@ -1,18 +1,19 @@
 """Between a daemon and its keeper: messages over a socket pair.
 
-A message is a JSON object, a line feed, and bytes; descriptors come beside it. What a
-daemon sent before it died arrives all the same. Threading: one lock around what needs
-an answer; anything else is one system call.
+A message is a JSON object, a line feed, bytes, and perhaps a key; descriptors come
+beside it. What a daemon sent before it died arrives all the same. Threading: one lock
+around what needs an answer; anything else is one system call.
 """
 
 import json
 import os
+import signal
 import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from ovfuse.keeping import Record
 
@@ -29,7 +30,8 @@ __all__ = [
 
 LOCKED: Final = "locked"
 """The record that says so; it has nothing in it."""
-_MAX_SIZE: Final = 64 * 1024
+_MAX_SIZE: Final = 128 * 1024
+"""Room for a key file."""
 _MAX_DESCRIPTORS: Final = 8
 
 Records = dict[str, Record]
@@ -55,12 +57,24 @@ class End:
     crashed: bool
     reason: str
 
+    @classmethod
+    def of(cls, status: int, asked_for: str) -> Self:
+        """Return what waitpid(2) says of one, which was perhaps asked to end."""
+        code = os.waitstatus_to_exitcode(status)
+        if asked_for:
+            return cls(crashed=False, reason=asked_for)
+        if code < 0:
+            name = signal.Signals(-code).name
+            return cls(crashed=code != -signal.SIGKILL, reason=f"the last got {name}")
+        return cls(crashed=True, reason=f"the last ended with {code}")
+
 
 def send(
     to: socket.socket,
     kind: str,
     data: bytes | memoryview = b"",
     fds: Sequence[int] = (),
+    secret: bytes | memoryview = b"",
     **fields: object,
 ) -> None:
     """Send one message.
@@ -68,11 +82,14 @@ def send(
     Raises:
         OSError: the other side is gone.
     """
-    head = json.dumps({"kind": kind, **fields}).encode("ascii") + b"\n"
+    fields = {"kind": kind, **fields}
+    if secret:
+        fields["secret"] = len(secret)
+    head = json.dumps(fields).encode("ascii") + b"\n"
     if fds:
-        socket.send_fds(to, [head, data], list(fds))
+        socket.send_fds(to, [head, data, secret], list(fds))
     else:
-        to.sendmsg([head, data])
+        to.sendmsg([head, data, secret])
 
 
 def receive(of: socket.socket, buffer: bytearray) -> Message | None:
@@ -100,7 +117,8 @@ def receive(of: socket.socket, buffer: bytearray) -> Message | None:
     end = buffer.index(b"\n")
     with memoryview(buffer) as view:
         fields = json.loads(bytes(view[:end]))
-        record = Record(view[end + 1 : size], fds)
+        middle = size - fields.pop("secret", 0)
+        record = Record(view[end + 1 : middle], fds, view[middle:size])
         view[:size] = bytes(size)
     return Message(fields, record)
 
@@ -117,14 +135,22 @@ class Channel:
         keeper: the socket to the keeper; owned.
         inherited: what predecessors left, by name; owned.
         end: how the one before ended; None if this is the first.
+        waits: whether what is kept or dropped must have come to the keeper before
+            anything else is done: it passes it on, and may be killed as well.
     """
 
     def __init__(
-        self, keeper: socket.socket, inherited: Records, end: End | None
+        self,
+        keeper: socket.socket,
+        inherited: Records,
+        end: End | None,
+        *,
+        waits: bool = False,
     ) -> None:
         self._socket = keeper
         self._inherited = inherited
         self._names = frozenset(inherited)
+        self._waits = waits
         self._lock = threading.Lock()
         self.keeper: int | None = os.getppid()
         self.end: Final = end
@@ -172,14 +198,24 @@ class Channel:
         return None if reason is None else str(reason)
 
     def keep(
-        self, name: str, data: bytes | memoryview = b"", fds: Sequence[int] = ()
+        self,
+        name: str,
+        data: bytes | memoryview = b"",
+        fds: Sequence[int] = (),
+        secret: bytes | memoryview = b"",
     ) -> None:
         """Keep a record; see `Keeping`."""
+        if self._waits:
+            self.ask("keep", data=data, fds=fds, secret=secret, name=name, waits=True)
+            return
         with suppress(OSError):  # the keeper is gone, and this process about to end
-            send(self._socket, "keep", data, fds, name=name)
+            send(self._socket, "keep", data, fds, secret, name=name)
 
     def drop(self, name: str) -> None:
         """Forget a record; see `Keeping`."""
+        if self._waits:
+            self.ask("drop", name=name, waits=True)
+            return
         with suppress(OSError):
             send(self._socket, "drop", name=name)
 

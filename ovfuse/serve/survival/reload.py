@@ -122,8 +122,9 @@ def inherited_records() -> tuple[dict[str, Any], Records]:
     try:
         while head := _read_line(pipe):
             facts = json.loads(head)
-            with _read(pipe, facts["size"]) as data:
-                records[facts["name"]] = Record(data, facts["fds"])
+            size = facts["size"]
+            with _read(pipe, size + facts["secret"]) as data:
+                records[facts["name"]] = Record(data[:size], facts["fds"], data[size:])
                 data[:] = bytes(len(data))
             for fd in facts["fds"]:
                 os.set_inheritable(fd, False)
@@ -150,11 +151,13 @@ def _write(pipe: int, records: Records) -> NoReturn:
     try:
         lock_all_memory()  # soon it will be the last one that has it, and fork unlocks
         for name, record in records.items():
-            facts = {"name": name, "fds": record.fds, "size": len(record.data)}
+            facts: dict[str, Any] = {"name": name, "fds": record.fds}
+            facts |= {"size": len(record.data), "secret": len(record.secret)}
             os.write(pipe, json.dumps(facts).encode("ascii") + b"\n")
-            done = 0
-            while done < len(record.data):
-                done += os.write(pipe, record.data[done:])
+            for data in (record.data, record.secret):
+                done = 0
+                while done < len(data):
+                    done += os.write(pipe, data[done:])
         code = 0
     finally:
         os._exit(code)
