@@ -92,6 +92,7 @@ def go_on() -> None:
         asked=asked._asdict() | {"foreground": facts["foreground"]},
         inherited=records,
         unwrap=_unwrap,
+        stored=facts.get("stored"),
     )
     run_mount(plan)
 

@@ -8,6 +8,7 @@ thread of a process that has no other; the threads of a mount are made here.
 import logging
 import os
 import resource
+import select
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ovfuse.errors import MountFailedError, OvfuseError, describe
 from ovfuse.keeping import Keeping, NothingKept
-from ovfuse.mountinfo import FILESYSTEM_TYPE, list_mounts
+from ovfuse.mountinfo import FILESYSTEM_TYPE, Mount, list_mounts
 from ovfuse.quote import quoted
 from ovfuse.secret import harden_process, lock_all_memory, may_swap
 from ovfuse.serve.background import Launch, QuietLaunch, run_in_background
@@ -28,15 +29,16 @@ from ovfuse.serve.gate import Gate
 from ovfuse.serve.locked import LockedView, Unlocking
 from ovfuse.serve.logs import Logs
 from ovfuse.serve.mountpoint import check_fuse, check_mountpoint
-from ovfuse.serve.mounts import find_mount, is_stale
+from ovfuse.serve.mounts import find_mount, is_stale, resolve_mountpoint
 from ovfuse.serve.notify import notify
 from ovfuse.serve.options import MountOptions
 from ovfuse.serve.orders import Orders
 from ovfuse.serve.readiness import ReadinessWatch, mounted_device
 from ovfuse.serve.status import status_of
 from ovfuse.serve.stopping import StopSignals
-from ovfuse.serve.survival.keeper import keep_serving
+from ovfuse.serve.survival.keeper import Means, keep_serving
 from ovfuse.serve.survival.reload import Restart
+from ovfuse.serve.survival.store import Store, find_store, forget_store
 from ovfuse.serve.unmount import detach_mount
 
 if TYPE_CHECKING:
@@ -70,6 +72,7 @@ class MountPlan:
         inherited: what another version left; then both are real paths.
         unwrap: looks for model keys in a process of its own, which is started for it;
             None: `open_view` does so itself.
+        stored: what of it the service manager's store has; None: there is none.
     """
 
     cipherdir: Path
@@ -80,6 +83,7 @@ class MountPlan:
     asked: Mapping[str, Any] | None = None
     inherited: "Records | None" = None
     unwrap: "Unwrap | None" = None
+    stored: Mapping[str, Any] | None = None
 
     @property
     def restart(self) -> Restart | None:
@@ -113,8 +117,16 @@ def run_mount(plan: MountPlan) -> None:
     """
     if plan.inherited is not None:  # whoever looked at the mountpoint would hang
         # The version of the program before has told whoever waited.
-        _start(plan, _ForegroundLaunch() if plan.foreground else QuietLaunch())
+        launch = _ForegroundLaunch() if plan.foreground else QuietLaunch()
+        store = find_store(plan.stored) if plan.stored is not None else None
+        _start(plan, launch, store)
         return
+    store = _find_store(plan)
+    if store is not None:
+        plan = _take_up(plan, store)
+        if plan.inherited is not None:
+            _start(plan, _ForegroundLaunch(), store)
+            return
     check_fuse(allow_other=plan.options.allow_other)
     plan = replace(
         plan,
@@ -122,13 +134,54 @@ def run_mount(plan: MountPlan) -> None:
         cipherdir=Path(os.path.realpath(plan.cipherdir)),
     )
     if plan.foreground:
-        _start(plan, _ForegroundLaunch())
-    elif not run_in_background(lambda launch: _start(plan, launch)):
+        if store is not None and plan.restart is not None:
+            store.plan(plan.restart.plan)
+        _start(plan, _ForegroundLaunch(), store)
+    elif not run_in_background(lambda launch: _start(plan, launch, None)):
         _clean_up_after_death(plan.mountpoint)
         raise MountFailedError("the daemon died before it was ready")
 
 
-def _start(plan: MountPlan, launch: Launch) -> None:
+def _find_store(plan: MountPlan) -> Store | None:
+    """Return where a mount outlives its service, if it can."""
+    is_fit = plan.foreground and plan.options.engine == "kernel" and plan.restart
+    store = find_store() if is_fit else None
+    if store is None:
+        forget_store()
+    return store
+
+
+def _take_up(plan: MountPlan, store: Store) -> MountPlan:
+    """Go on with what the last keeper left; if that cannot be, leave nothing of it."""
+    mountpoint = resolve_mountpoint(plan.mountpoint)
+    real = replace(
+        plan, mountpoint=mountpoint, cipherdir=Path(os.path.realpath(plan.cipherdir))
+    )
+    records = store.take(real.restart.plan if real.restart else {})
+    mounted = find_mount(mountpoint)
+    if mounted is not None and _is_left_of(mounted, records):
+        return replace(real, inherited=records)
+    if records:
+        _log.warning("nothing is mounted of what was left: it is mounted anew")
+    for record in records.values():
+        record.close()
+    store.clear()
+    for place in {mountpoint, Path(store.place_before or mountpoint)}:
+        _clean_up_after_death(place)
+    return plan
+
+
+def _is_left_of(mount: Mount, records: "Records") -> bool:
+    """Tell whether a mount is what was left, whole and connected to the kernel."""
+    if not {"connection", _DEVICE_RECORD, "ledger"} <= records.keys():
+        return False
+    poll = select.poll()
+    poll.register(records["connection"].fds[0], 0)
+    is_connected = not poll.poll(0)
+    return is_connected and mount.device == int(bytes(records[_DEVICE_RECORD].data))
+
+
+def _start(plan: MountPlan, launch: Launch, store: Store | None) -> None:
     """Serve, with a keeper where the engine can go on in another process."""
     if plan.options.engine != "kernel":
         _serve(plan, launch, NothingKept())
@@ -140,9 +193,8 @@ def _start(plan: MountPlan, launch: Launch) -> None:
         has_ended_well = keep_serving(
             lambda daemon, keeping: _serve(plan, daemon, keeping),
             launch,
-            plan.restart,
+            Means(restart=plan.restart, unwrap=plan.unwrap, store=store),
             plan.inherited,
-            plan.unwrap,
         )
     finally:
         if not has_ended_well:

@@ -9,7 +9,15 @@ from contextlib import suppress
 
 from ovfuse.quote import printable
 
-__all__ = ["notify"]
+__all__ = ["manager_address", "notify"]
+
+
+def manager_address() -> str:
+    """Return where the service manager listens; nothing if there is none."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address.startswith("@"):  # of the abstract namespace
+        return "\0" + address[1:]
+    return address if address.startswith("/") else ""
 
 
 def notify(**fields: str | int) -> None:
@@ -18,11 +26,9 @@ def notify(**fields: str | int) -> None:
     Nothing happens without $NOTIFY_SOCKET; a service manager that does not
     listen is no reason to stop serving.
     """
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address.startswith(("/", "@")):
+    address = manager_address()
+    if not address:
         return
-    if address.startswith("@"):  # of the abstract namespace
-        address = "\0" + address[1:]
     message = "\n".join(f"{k}={printable(str(v))}" for k, v in fields.items())
     with (
         suppress(OSError),

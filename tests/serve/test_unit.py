@@ -17,6 +17,7 @@ from ovfuse.serve.mounts import find_mount
 from tests.serve.mounter import ROOT
 
 UNIT = ROOT / "systemd" / "ovfuse@.service"
+ENDED = ROOT / "systemd" / "ovfuse-ended@.service"
 PROGRAM = "/usr/local/bin/ovfuse"
 
 # Each gives a service a mount namespace of its own, where nobody sees the mount.
@@ -29,15 +30,15 @@ HIDING = (
 )
 
 
-def settings() -> list[tuple[str, str]]:
-    """Every `Name=value` of the unit."""
-    text = UNIT.read_text("utf-8").replace("\\\n", " ")
+def settings(unit: Path = UNIT) -> list[tuple[str, str]]:
+    """Every `Name=value` of a unit."""
+    text = unit.read_text("utf-8").replace("\\\n", " ")
     return re.findall(r"^([A-Z]\w+)=(.*)$", text, re.MULTILINE)
 
 
-def command_line(name: str, variables: dict[str, str]) -> list[str]:
+def command_line(name: str, variables: dict[str, str], unit: Path = UNIT) -> list[str]:
     """The command of a setting, its variables put in as systemd does."""
-    [command] = [value for key, value in settings() if key == name]
+    [command] = [value for key, value in settings(unit) if key == name]
     words = [
         re.sub(
             r"\$\{(\w+)\}|\$(\$)",
@@ -57,9 +58,10 @@ def test_unit_is_valid(tmp_path: Path) -> None:
     program.touch(mode=0o755)
     copy = tmp_path / UNIT.name
     copy.write_text(UNIT.read_text("utf-8").replace(PROGRAM, f"{program}"), "utf-8")
+    shutil.copy(ENDED, tmp_path)
 
     done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", copy],
+        ["systemd-analyze", "verify", "--man=no", copy, tmp_path / ENDED.name],
         capture_output=True,
         text=True,
         check=False,
@@ -71,6 +73,15 @@ def test_unit_is_valid(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", HIDING)
 def test_nothing_hides_the_mount(name: str) -> None:
     assert name not in dict(settings())
+    assert name not in dict(settings(ENDED))
+
+
+def test_store_is_as_large_as_the_service_is_told() -> None:
+    said = dict(settings())
+
+    assert said["Environment"] == f"FDSTORE={said['FileDescriptorStoreMax']}"
+    assert said["KillMode"] == "mixed"
+    assert said["NotifyAccess"] == "main"
 
 
 def test_secrets_stay_in_memory() -> None:
@@ -145,10 +156,12 @@ class Service:
             "CREDENTIALS_DIRECTORY": f"{credentials}",
         }
 
-    def start(self, name: str, **environment: str) -> subprocess.Popen[str]:
+    def start(
+        self, name: str, unit: Path = UNIT, **environment: str
+    ) -> subprocess.Popen[str]:
         """Start the command of a setting."""
         return subprocess.Popen(
-            command_line(name, self.variables),
+            command_line(name, self.variables, unit),
             env=self.environment | self.variables | environment,
             stderr=subprocess.PIPE,
             text=True,
@@ -205,7 +218,7 @@ def test_mount_of_a_killed_daemon_is_cleaned_up(
             wait_for_ready(manager, daemon)
             daemon.kill()
 
-    with service.start("ExecStopPost") as cleaner:
+    with service.start("ExecStop", ENDED) as cleaner:
         _, errors = cleaner.communicate(timeout=30)
 
     assert (cleaner.returncode, errors) == (0, "")
@@ -218,7 +231,7 @@ def test_cleaning_up_leaves_other_filesystems_alone(service: Service) -> None:
         pytest.skip("only root can mount a tmpfs")
     subprocess.run(["mount", "-t", "tmpfs", "none", service.mountpoint], check=True)
     try:
-        with service.start("ExecStopPost") as cleaner:
+        with service.start("ExecStop", ENDED) as cleaner:
             cleaner.communicate(timeout=30)
 
         assert cleaner.returncode == 0

@@ -1,7 +1,8 @@
 """The daemon's parent: keeps what a successor needs, and starts it.
 
 It has imported all that a daemon needs, so that a successor is a fork away; it has no
-thread, no listening socket and serves nothing. Single-threaded.
+thread, no listening socket and serves nothing. With a store, it may be killed as well,
+or asked by SIGTERM to leave the mount to the next keeper. Single-threaded.
 """
 
 import os
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from ovfuse.errors import MountFailedError, OvfuseError, describe
@@ -27,22 +29,40 @@ from ovfuse.serve.survival.channel import (
     send,
 )
 from ovfuse.serve.survival.reload import Restart, reason_against, start_anew
+from ovfuse.serve.survival.store import Store
 from ovfuse.serve.survival.unwrappers import Unwrap, Unwrappers, die_with
 
-__all__ = ["Serve", "keep_serving"]
+__all__ = ["Means", "Serve", "keep_serving"]
 
 Serve = Callable[[Launch, Keeping], None]
 """Mounts, or goes on with what was mounted, and serves to the end."""
 
-_OF_THE_MOUNT: Final = frozenset({"connection", "device", "ledger"})
+_OF_THE_MOUNT: Final = frozenset({"connection", "device", "ledger", LOCKED})
 """The records that are needed without a key."""
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_LEAVE: Final = signal.SIGKILL
+"""What the daemon gets instead of SIGTERM, so that the mount stays."""
 _INTERRUPTED_SECONDS: Final = 0.3
 _LONGEST_GAP_SECONDS: Final = 30.0
 """After so long without a daemon, requests fail rather than wait."""
 _SHORT_SECONDS: Final = 1.0
 """A daemon that crashes so soon after it served is not replaced at once."""
 _LOOK_SECONDS: Final = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Means:
+    """What a keeper has besides.
+
+    Attributes:
+        restart: how another version of the program goes on.
+        unwrap: what a short-lived process does that the daemon asks for.
+        store: where records outlive the keeper, those that are inherited included.
+    """
+
+    restart: Restart | None = None
+    unwrap: Unwrap | None = None
+    store: Store | None = None
 
 
 class _KeptLaunch:
@@ -74,9 +94,8 @@ class _KeptLaunch:
 def keep_serving(
     serve: Serve,
     launch: Launch,
-    restart: Restart | None = None,
+    means: Means | None = None,
     inherited: Records | None = None,
-    unwrap: Unwrap | None = None,
 ) -> bool:
     """Serve in a child, and in another one whenever it dies; return at the end.
 
@@ -86,18 +105,19 @@ def keep_serving(
     Args:
         serve: called in the child.
         launch: told, once, how the start goes.
-        restart: how another version of the program goes on.
-        inherited: what the version before left: there is a mount already.
-        unwrap: what a short-lived process does that the daemon asks for.
+        means: what there is besides.
+        inherited: what the version before left, or a keeper that was killed or asked
+            to leave it: there is a mount already.
 
     Returns:
         False if nobody was left to unmount: asked to stop, it died all the same.
+        True if it has ended well, or is left to the next keeper.
 
     Raises:
         MountFailedError: it died before the mount was ready, or there is no successor.
         OvfuseError: what `serve` raises.
     """
-    return _Keeper(serve, launch, restart, inherited, unwrap).run()
+    return _Keeper(serve, launch, means or Means(), inherited).run()
 
 
 class _Keeper:
@@ -105,20 +125,23 @@ class _Keeper:
         self,
         serve: Serve,
         launch: Launch,
-        restart: Restart | None,
+        means: Means,
         inherited: Records | None,
-        unwrap: Unwrap | None,
     ) -> None:
         self._serve = serve
         self._launch = launch
-        self._restart = restart
+        self._restart = means.restart
         self._records: Records = inherited or {}
-        self._unwrappers = Unwrappers(unwrap)
+        self._unwrappers = Unwrappers(means.unwrap)
+        self._store = means.store
         self._buffer = new_buffer()
         goes_on = inherited is not None
-        self._end = End(crashed=False, reason="reloaded") if goes_on else None
+        is_restart = self._store is not None and self._store.was_inherited
+        reason = "restarted" if is_restart else "reloaded"
+        self._end = End(crashed=False, reason=reason) if goes_on else None
         self._pid = 0
         self._was_ready, self._is_ready = goes_on, False
+        self._was_told = goes_on and not is_restart  # that it is ready
         self._is_to_reload = False
         self._is_over = False
         """Whether the daemon locked the mount: nothing is kept for it any more."""
@@ -135,6 +158,8 @@ class _Keeper:
         reap = self._unwrappers.reap
         before.append((signal.SIGCHLD, signal.signal(signal.SIGCHLD, reap)))
         try:
+            if LOCKED in self._records:  # it may have been killed while it locked
+                self._lock()
             attempts = 0
             while not self._has_ended and not self._is_to_stop:
                 if attempts:
@@ -147,9 +172,16 @@ class _Keeper:
                 signal.signal(number, handler)
             for record in self._records.values():
                 record.close()
+            if self._store and not self._is_left:
+                self._store.clear()
         if self._error is not None:
             raise self._error
-        return self._has_ended_well
+        return self._has_ended_well or self._is_left
+
+    @property
+    def _is_left(self) -> bool:
+        """Whether the next keeper is to go on with it, if there is one."""
+        return self._asked_to_stop == _LEAVE and not self._has_ended_well
 
     @property
     def _is_to_stop(self) -> bool:
@@ -181,10 +213,11 @@ class _Keeper:
         self._pid = os.fork()
         if self._pid == 0:
             ours.close()
-            channel = Channel(theirs, self._records, self._end)
-            _run_daemon(
-                self._serve, _KeptLaunch(self._launch, channel), channel, keeper
-            )
+            waits = self._store is not None
+            channel = Channel(theirs, self._records, self._end, waits=waits)
+            launch = _KeptLaunch(self._launch, channel)
+            last = signal.SIGKILL if waits else signal.SIGTERM
+            _run_daemon(self._serve, launch, channel, keeper, last)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         theirs.close()
         with ours:
@@ -195,17 +228,14 @@ class _Keeper:
         self._unwrappers.end()
         if LOCKED in self._records:
             self._lock()  # what is left of keys, if it was to unlock and was killed
-        self._end = _end_of(status, self._reason)
+        self._end = End.of(status, self._reason)
         self._reason = ""
 
     def _attend(self, message: Message, daemon: socket.socket) -> None:
         fields = message.fields
         match fields["kind"]:
-            case "keep" if self._is_over:
-                message.record.close()
             case "keep":
-                self._drop(fields["name"])
-                self._records[fields["name"]] = message.record
+                self._keep(fields["name"], message.record)
             case "drop":
                 self._drop(fields["name"])
             case "unwrap":
@@ -222,6 +252,9 @@ class _Keeper:
             case kind:
                 with suppress(OSError):
                     send(daemon, kind, **self._answer(kind))
+        if fields.get("waits"):
+            with suppress(OSError):
+                send(daemon, "done")
 
     def _answer(self, kind: str) -> dict[str, Any]:
         """Do what the daemon waits for; but for `ready`, it then ends."""
@@ -249,21 +282,35 @@ class _Keeper:
 
     def _lock(self) -> None:
         """Drop everything that leads to a key or to plaintext."""
+        if LOCKED not in self._records:
+            self._keep(LOCKED, Record(b""))
         for name in self._records.keys() - _OF_THE_MOUNT:
             self._drop(name)
-        self._records[LOCKED] = Record(b"")
+        if self._store:
+            self._store.settle()
+
+    def _keep(self, name: str, record: Record) -> None:
+        before = record if self._is_over else self._records.get(name)
+        if not self._is_over:
+            self._records[name] = record
+            if self._store:
+                self._store.put(name, record)
+        if before is not None:
+            before.close()
 
     def _drop(self, name: str) -> None:
         record = self._records.pop(name, None)
+        if self._store:
+            self._store.drop(name)
         if record is not None:
             record.close()
 
     def _note_ready(self) -> bool:
         self._is_ready = True
         self._alive_at = time.monotonic()
-        if self._was_ready:
+        if self._was_told:
             return True
-        self._was_ready = True
+        self._was_ready = self._was_told = True
         self._launch.settle()
         return self._launch.ready()
 
@@ -289,6 +336,8 @@ class _Keeper:
             self._alive_at = time.monotonic()
             # An error is one that it came to know of while it served.
             self._has_ended = self._error is not None or bool(self._asked_to_stop)
+        elif not self._was_told and self._error is not None:
+            self._has_ended = True  # somebody waits to be told
         elif time.monotonic() - self._alive_at > _LONGEST_GAP_SECONDS:
             self._has_ended = True
             self._error = self._error or MountFailedError(
@@ -300,13 +349,18 @@ class _Keeper:
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             if not self._asked_to_stop:
-                start_anew(restart, self._records)
+                stored = self._store.facts if self._store else None
+                start_anew(restart, self._records, stored)
         except OSError:
             self._end = End(crashed=False, reason="not reloaded")
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
     def _forward(self, number: int, _frame: object) -> None:
+        if number == signal.SIGTERM and self._store and self._was_ready:
+            if self._asked_to_stop is not None:
+                return  # another signal has said to unmount, and that is under way
+            number = _LEAVE
         self._asked_to_stop = number
         if number == signal.SIGINT and not self._was_ready:
             # From a terminal, the daemon has it, too, and may have to put the terminal
@@ -321,23 +375,13 @@ class _Keeper:
             os.kill(self._pid, signal.SIGTERM)
 
 
-def _end_of(status: int, asked_for: str) -> End:
-    code = os.waitstatus_to_exitcode(status)
-    if asked_for:
-        return End(crashed=False, reason=asked_for)
-    if code < 0:
-        name = signal.Signals(-code).name
-        return End(crashed=code != -signal.SIGKILL, reason=f"the last got {name}")
-    return End(crashed=True, reason=f"the last ended with {code}")
-
-
 def _run_daemon(
-    serve: Serve, launch: Launch, channel: Channel, keeper: int
+    serve: Serve, launch: Launch, channel: Channel, keeper: int, last: signal.Signals
 ) -> NoReturn:
     """Serve, and leave without the keeper's half of the Python stack."""
     code = 1
     try:
-        die_with(keeper)
+        die_with(keeper, last)
         try:
             serve(launch, channel)
             channel.tell("ended")

@@ -80,15 +80,20 @@ def reason_against() -> str | None:
     return f"it does not work: {quoted(''.join(lines))}"
 
 
-def start_anew(restart: Restart, records: Records) -> NoReturn:
+def start_anew(
+    restart: Restart, records: Records, stored: Mapping[str, Any] | None
+) -> NoReturn:
     """Become the program as it is on disk now, which gets plan and records.
+
+    And, as `stored` in the plan, what the service manager's store has; None: no store.
 
     Signals should be blocked: they then reach the new program when it can take them.
 
     Raises:
         OSError: it cannot be started; all is as before.
     """
-    records = {**records, _PLAN: Record(json.dumps(restart.plan).encode("ascii"))}
+    plan = json.dumps({**restart.plan, "stored": stored})
+    records = {**records, _PLAN: Record(plan.encode("ascii"))}
     command = [*_PROGRAM, "-m", "ovfuse", *restart.words]
     reader, writer = os.pipe()
     child = os.fork()

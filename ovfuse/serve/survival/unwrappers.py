@@ -96,12 +96,15 @@ class Unwrappers:
                 self.reap()
 
 
-def die_with(keeper: int) -> None:
-    """End as by SIGTERM when the keeper is killed; nobody else would then know."""
+def die_with(keeper: int, last: signal.Signals = signal.SIGTERM) -> None:
+    """Get a last signal when the keeper is killed; nobody else would then know.
+
+    To a daemon, SIGTERM says to unmount; SIGKILL leaves the mount to the next keeper.
+    """
     for number in (*_SIGNALS, signal.SIGALRM, signal.SIGCHLD):
         default = signal.default_int_handler if number == signal.SIGINT else None
         signal.signal(number, default or signal.SIG_DFL)
-    _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    _libc.prctl(_PR_SET_PDEATHSIG, int(last), 0, 0, 0)
     if os.getppid() != keeper:
         os._exit(1)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
