@@ -13,7 +13,11 @@ from typing import Final, Protocol
 
 from ovfuse.secret import Secret
 
-__all__ = ["Keeping", "NothingKept", "Record"]
+__all__ = ["PASSING", "Keeping", "NothingKept", "Record"]
+
+PASSING: Final = "file/"
+"""What the names of records begin with that come and go often. Little is lost without
+them, so that nobody waits until they are kept wherever they are to be."""
 
 
 class Record:
@@ -111,7 +115,7 @@ class Keeping(Protocol):
     ) -> None:
         """Keep a record, in place of the one of that name; descriptors are copied.
 
-        What comes after it, comes after it wherever it is kept.
+        What comes after it, comes after it wherever it is kept, but for PASSING ones.
         """
 
     def drop(self, name: str) -> None:

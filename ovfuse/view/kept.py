@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ovfuse.errors import OvfuseError
-from ovfuse.keeping import Keeping, Record
+from ovfuse.keeping import PASSING, Keeping, Record
 from ovfuse.keys.unlocker import Unlocked, Unlocker
 from ovfuse.quote import quoted
 from ovfuse.sealed.envelope import Envelope
@@ -30,7 +30,7 @@ _CIPHERDIR: Final = "cipherdir"
 _SEALING: Final = "sealing/"
 _SHOWN: Final = "shown/"
 _ENTRANCE: Final = "entrance/"
-_FILE: Final = "file/"
+_FILE: Final = PASSING
 
 
 @dataclass(frozen=True, slots=True)

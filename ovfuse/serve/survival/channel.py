@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from ovfuse.keeping import Record
+from ovfuse.keeping import PASSING, Record
 
 __all__ = [
     "LOCKED",
@@ -136,7 +136,8 @@ class Channel:
         inherited: what predecessors left, by name; owned.
         end: how the one before ended; None if this is the first.
         waits: whether what is kept or dropped must have come to the keeper before
-            anything else is done: it passes it on, and may be killed as well.
+            anything else is done: it passes it on, and may be killed as well. Not
+            for PASSING ones.
     """
 
     def __init__(
@@ -205,7 +206,7 @@ class Channel:
         secret: bytes | memoryview = b"",
     ) -> None:
         """Keep a record; see `Keeping`."""
-        if self._waits:
+        if self._waits and not name.startswith(PASSING):
             self.ask("keep", data=data, fds=fds, secret=secret, name=name, waits=True)
             return
         with suppress(OSError):  # the keeper is gone, and this process about to end
@@ -213,7 +214,7 @@ class Channel:
 
     def drop(self, name: str) -> None:
         """Forget a record; see `Keeping`."""
-        if self._waits:
+        if self._waits and not name.startswith(PASSING):
             self.ask("drop", name=name, waits=True)
             return
         with suppress(OSError):

@@ -158,8 +158,6 @@ class _Keeper:
         reap = self._unwrappers.reap
         before.append((signal.SIGCHLD, signal.signal(signal.SIGCHLD, reap)))
         try:
-            if LOCKED in self._records:  # it may have been killed while it locked
-                self._lock()
             attempts = 0
             while not self._has_ended and not self._is_to_stop:
                 if attempts:
@@ -203,6 +201,8 @@ class _Keeper:
         sys.stdout.flush()
         sys.stderr.flush()
         self._is_ready, self._is_over, self._error = False, False, None
+        if LOCKED in self._records:
+            self._lock()  # what is left of keys, if one was killed that (un)locked it
         # No signal may come before it is known to whom it is to be passed on.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         if self._is_to_stop:  # it came while there was nobody to be told
@@ -226,13 +226,13 @@ class _Keeper:
         _, status = os.waitpid(self._pid, 0)
         self._pid = 0
         self._unwrappers.end()
-        if LOCKED in self._records:
-            self._lock()  # what is left of keys, if it was to unlock and was killed
+        if self._store:
+            self._store.flush()
         self._end = End.of(status, self._reason)
         self._reason = ""
 
     def _attend(self, message: Message, daemon: socket.socket) -> None:
-        fields = message.fields
+        fields, answer = message.fields, None
         match fields["kind"]:
             case "keep":
                 self._keep(fields["name"], message.record)
@@ -250,11 +250,12 @@ class _Keeper:
             case "ended":
                 self._has_ended = self._has_ended_well = True
             case kind:
-                with suppress(OSError):
-                    send(daemon, kind, **self._answer(kind))
-        if fields.get("waits"):
+                answer = self._answer(kind)
+        if answer is not None or fields.get("waits"):
             with suppress(OSError):
-                send(daemon, "done")
+                send(daemon, fields["kind"], **(answer or {}))
+        if self._store:
+            self._store.wait(daemon)
 
     def _answer(self, kind: str) -> dict[str, Any]:
         """Do what the daemon waits for; but for `ready`, it then ends."""

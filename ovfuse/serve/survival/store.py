@@ -18,12 +18,13 @@ import os
 import re
 import select
 import socket
+import time
 from collections import deque
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from ovfuse.errors import describe
-from ovfuse.keeping import Record
+from ovfuse.keeping import PASSING, Record
 from ovfuse.serve.notify import manager_address
 from ovfuse.serve.survival.channel import Records
 
@@ -35,13 +36,15 @@ _VERSION: Final = 1
 """Of the records, as in `reload`: who goes on must mean the same by them."""
 _PLAN: Final = "plan"
 """The record of what is mounted, and how."""
-_OF_FILES: Final = ("file/", "resident/")
+_OF_FILES: Final = (PASSING, "resident/")
 """Of these there may be many; a quarter of the room is for what matters more."""
 _NAME: Final = re.compile("ovfuse-(record|file)-([0-9]{1,15})")
 _RECORD, _FILE = "ovfuse-record", "ovfuse-file"
 _FIRST: Final = 3
 """SD_LISTEN_FDS_START"""
 _PATIENCE_SECONDS: Final = 5.0
+_PUT_OFF_SECONDS: Final = 0.05
+"""For a file that is closed so soon, the manager is not troubled at all."""
 _SEALS: Final = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK
 
 
@@ -68,6 +71,8 @@ class Store:
         """The numbers of files, by what tells one from another."""
         used = [*self._files.values(), *(r.number for r in self._stored.values())]
         self._last = max(used, default=0)
+        self._put_off: Records = {}
+        self._due = 0.0
         self._left_out: Records = {}
         self._has_warned = False
         self._unsent: deque[tuple[bytes, int]] = deque()
@@ -78,6 +83,7 @@ class Store:
     @property
     def facts(self) -> dict[str, Any]:
         """What another version of the program needs, in the same process."""
+        self.flush()
         return {"records": dict(self._stored), "files": dict(self._files)}
 
     @property
@@ -111,7 +117,35 @@ class Store:
         self.put(_PLAN, Record(json.dumps(plan).encode("ascii")))
 
     def put(self, name: str, record: Record) -> None:
-        """Have a record kept, but for its key, in place of the one of that name."""
+        """Have a record kept, but for its key, in place of the one of that name.
+
+        A PASSING one may be put off; it is used until it is dropped or replaced.
+        """
+        if name.startswith(PASSING):
+            if not self._put_off:
+                self._due = time.monotonic() + _PUT_OFF_SECONDS
+            self._put_off[name] = record
+        else:
+            self._put(name, record)
+
+    def wait(self, other: socket.socket) -> None:
+        """Return when something comes from `other`; keep what was put off long enough.
+
+        At once, if nothing is put off.
+        """
+        while self._put_off:
+            left = self._due - time.monotonic()
+            if left <= 0:
+                self.flush()
+            elif select.select([other], [], [], left)[0]:
+                return
+
+    def flush(self) -> None:
+        """Have kept what was put off."""
+        while self._put_off:
+            self._put(*self._put_off.popitem())
+
+    def _put(self, name: str, record: Record) -> None:
         self._left_out.pop(name, None)
         before = self._stored.pop(name, None)
         keys = [_key_of(fd) for fd in record.fds]
@@ -134,16 +168,18 @@ class Store:
 
     def drop(self, name: str) -> None:
         """Have a record kept no more, if there is one of that name."""
+        self._put_off.pop(name, None)
         self._left_out.pop(name, None)
         stored = self._stored.pop(name, None)
         if stored is None:
             return
         self._remove(stored)
         for other, record in tuple(self._left_out.items()):
-            self.put(other, record)
+            self._put(other, record)
 
     def clear(self) -> None:
         """Have nothing kept any more; it is so, within seconds, when this returns."""
+        self._put_off.clear()
         self._left_out.clear()
         for name in tuple(self._stored):
             self.drop(name)
