@@ -15,6 +15,7 @@ import pytest
 from ovfuse.errors import RollbackError
 from ovfuse.serve.mounts import find_mount
 from tests.serve.mounter import ROOT
+from tests.support.killing import child_of, kill_for_good
 
 UNIT = ROOT / "systemd" / "ovfuse@.service"
 ENDED = ROOT / "systemd" / "ovfuse-ended@.service"
@@ -216,7 +217,10 @@ def test_mount_of_a_killed_daemon_is_cleaned_up(
         manager.bind(f"{tmp_path}/notify")
         with service.start("ExecStart", NOTIFY_SOCKET=f"{tmp_path}/notify") as daemon:
             wait_for_ready(manager, daemon)
-            daemon.kill()
+            serving = child_of(daemon.pid)
+            assert serving is not None
+            kill_for_good(serving)
+    assert find_mount(service.mountpoint) is not None
 
     with service.start("ExecStop", ENDED) as cleaner:
         _, errors = cleaner.communicate(timeout=30)
