@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from ovfuse.keeping import PASSING, Record
+from ovfuse.serve.background import Launch
 
 __all__ = [
     "LOCKED",
     "Channel",
     "End",
+    "KeptLaunch",
     "Message",
     "Records",
     "new_buffer",
@@ -243,3 +245,33 @@ class Channel:
             except OSError:
                 return {}
         return answer.fields if answer else {}
+
+
+class KeptLaunch:
+    """The daemon's side of a launch: the keeper lives in the same terminal."""
+
+    def __init__(self, launch: Launch, channel: Channel) -> None:
+        self._launch = launch
+        self._channel = channel
+
+    def detach(self) -> None:
+        """Detach both."""
+        self._launch.detach()
+        self._tell("detach")
+
+    def settle(self) -> None:
+        """Let go of the terminal."""
+        self._launch.settle()
+
+    def ready(self) -> bool:
+        """Tell the keeper, which tells whoever waits."""
+        self._channel.close_inherited()  # all has been taken that is of use
+        return bool(self._channel.ask("ready").get("heard"))
+
+    def stopping(self) -> None:
+        """Tell the keeper."""
+        self._tell("stopping")
+
+    def _tell(self, kind: str) -> None:
+        with suppress(OSError):
+            self._channel.tell(kind)

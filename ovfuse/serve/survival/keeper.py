@@ -22,6 +22,7 @@ from ovfuse.serve.survival.channel import (
     LOCKED,
     Channel,
     End,
+    KeptLaunch,
     Message,
     Records,
     new_buffer,
@@ -63,32 +64,6 @@ class Means:
     restart: Restart | None = None
     unwrap: Unwrap | None = None
     store: Store | None = None
-
-
-class _KeptLaunch:
-    """The daemon's side of a launch: the keeper lives in the same terminal."""
-
-    def __init__(self, launch: Launch, channel: Channel) -> None:
-        self._launch = launch
-        self._channel = channel
-
-    def detach(self) -> None:
-        self._launch.detach()
-        self._tell("detach")
-
-    def settle(self) -> None:
-        self._launch.settle()
-
-    def ready(self) -> bool:
-        self._channel.close_inherited()  # all has been taken that is of use
-        return bool(self._channel.ask("ready").get("heard"))
-
-    def stopping(self) -> None:
-        self._tell("stopping")
-
-    def _tell(self, kind: str) -> None:
-        with suppress(OSError):
-            self._channel.tell(kind)
 
 
 def keep_serving(
@@ -215,7 +190,7 @@ class _Keeper:
             ours.close()
             waits = self._store is not None
             channel = Channel(theirs, self._records, self._end, waits=waits)
-            launch = _KeptLaunch(self._launch, channel)
+            launch = KeptLaunch(self._launch, channel)
             last = signal.SIGKILL if waits else signal.SIGTERM
             _run_daemon(self._serve, launch, channel, keeper, last)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
@@ -232,7 +207,16 @@ class _Keeper:
         self._reason = ""
 
     def _attend(self, message: Message, daemon: socket.socket) -> None:
-        fields, answer = message.fields, None
+        answer = self._obey(message)
+        if answer is not None or message.fields.get("waits"):
+            with suppress(OSError):
+                send(daemon, message.fields["kind"], **(answer or {}))
+        if self._store:
+            self._store.wait(daemon)
+
+    def _obey(self, message: Message) -> dict[str, Any] | None:
+        """Do what a message says; return the answer, if one is waited for."""
+        fields = message.fields
         match fields["kind"]:
             case "keep":
                 self._keep(fields["name"], message.record)
@@ -250,12 +234,8 @@ class _Keeper:
             case "ended":
                 self._has_ended = self._has_ended_well = True
             case kind:
-                answer = self._answer(kind)
-        if answer is not None or fields.get("waits"):
-            with suppress(OSError):
-                send(daemon, fields["kind"], **(answer or {}))
-        if self._store:
-            self._store.wait(daemon)
+                return self._answer(kind)
+        return None
 
     def _answer(self, kind: str) -> dict[str, Any]:
         """Do what the daemon waits for; but for `ready`, it then ends."""
@@ -271,7 +251,7 @@ class _Keeper:
             self._lock()
             self._is_over = not was_locked
             self._reason = "not unlocked" if was_locked else "locked"
-        else:
+        elif kind == "unlock":
             self._drop(LOCKED)
             self._reason = "unlocked"
         return {"done": True}
