@@ -55,6 +55,12 @@ held = text, text.lower(), find_identities([Path(sys.argv[1])])
 print("ready", flush=True)
 sys.stdin.read()
 """
+CONTROL_OF_INPUT = """
+import sys
+held = input()
+print("ready", flush=True)
+sys.stdin.read()
+"""
 
 
 @pytest.fixture
@@ -183,7 +189,7 @@ def test_passphrase_is_in_no_memory(
         succeed(own, "unmount", mountpoint)
     mount.wait_for_end()
     with subprocess.Popen(
-        [sys.executable, "-c", "import sys; a = input(); print(); sys.stdin.read()"],
+        [sys.executable, "-c", CONTROL_OF_INPUT],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as control:
