@@ -9,6 +9,7 @@ import logging
 import os
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
@@ -107,6 +108,8 @@ class Watch:
         from watchdog import events  # noqa: PLC0415
         from watchdog.observers import Observer  # noqa: PLC0415
 
+        # It comes upon a new directory twice, by an event and by looking, and says so.
+        warnings.filterwarnings("ignore", "Callback with id", RuntimeWarning)
         # Not reading, of which there is much, nor each write to a file that grows.
         kinds: list[type[events.FileSystemEvent]] = [
             *(events.DirCreatedEvent, events.DirMovedEvent, events.DirDeletedEvent),
