@@ -414,6 +414,7 @@ def test_mount_that_is_not_locked_cannot_be_unlocked(mount: Mount) -> None:
     read_all(mount.mountpoint)
 
 
+@needs_root
 def test_request_that_is_not_one_changes_nothing(mount: Mount) -> None:
     """Anything may be sent to the socket, and by several at once."""
     lock(mount)
