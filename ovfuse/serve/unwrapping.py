@@ -6,7 +6,6 @@ it serves and never an identity or a passphrase. The keeper forks that process
 daemon, `unwrap` in the child. Threading: any thread once it is settled.
 """
 
-import base64
 import errno
 import logging
 import signal
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from ovfuse.errors import (
     KeyFileError,
@@ -146,7 +145,7 @@ class _Child:
             connection.setsockopt(
                 socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_SIZE
             )
-            fields = self._ask("look", passphrase, (), **asked)
+            fields = self._ask("look", passphrase, (), **asked).fields
             self.files: Final = tuple(Path(path) for path in fields["files"])
         except BaseException:
             connection.close()
@@ -158,7 +157,7 @@ class _Child:
         found = self._ask("open", data, [wrapped.keys_fd], about=about)
         with _said():
             key = Secret.filled(MODEL_KEY_SIZE, self._socket.recv_into)
-        return FoundKey(key, base64.b64decode(found["key_file"]))
+        return FoundKey(key, bytes(found.record.data))
 
     def close(self) -> None:
         """Let it end."""
@@ -172,7 +171,7 @@ class _Child:
 
     def _ask(
         self, kind: str, data: bytes, fds: Sequence[int], **fields: object
-    ) -> dict[str, Any]:
+    ) -> Message:
         """Return the answer; log what the child would.
 
         Raises:
@@ -194,7 +193,7 @@ class _Child:
                     case "failed":
                         raise error_of(message.fields)
                     case _:
-                        return message.fields
+                        return message
 
 
 @contextmanager
@@ -268,7 +267,7 @@ class _Unwrapping:
         )
         key, key_file = self._opener.model_key(wrapped, request.fields["about"])
         with key:
-            send(self._daemon, "key", key_file=base64.b64encode(key_file).decode())
+            send(self._daemon, "key", key_file)
             self._daemon.send(key.view)
 
     def _look(self, request: Message) -> IdentityOpener:
