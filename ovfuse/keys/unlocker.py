@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from ovfuse.errors import RollbackError, UntrustedError
+from ovfuse.errors import NotFoundError, OvfuseError, RollbackError, UntrustedError
 from ovfuse.keys.history import History, Place
 from ovfuse.keys.identities import FoundIdentities
 from ovfuse.keys.opener import IdentityOpener, Opener
@@ -107,19 +107,22 @@ class Unlocker:
             UntrustedError, RollbackError, NoUsableKeyError, TermsError: not for use.
             DamagedError, NewerFormatError, CipherdirError: it is not whole.
         """
-        with model.current() as locked:
+
+        def open_it(locked: LockedSealing) -> Unlocked:
             envelope = locked.envelope
             self._check_trust(envelope)
             self.history.check(place, envelope)
             sealing, key_file = self._open(locked, pool, place)
-        with _closed_if_refused(sealing):
-            _check_name(sealing.manifest.name, place.path, name)
-            if check_terms:
-                _check_terms(sealing.manifest.terms)
-            if check_objects:
-                sealing.check_objects()
-            self.history.record(place, envelope)
-        return Unlocked(sealing, envelope, key_file)
+            with _closed_if_refused(sealing):
+                _check_name(sealing.manifest.name, place.path, name)
+                if check_terms:
+                    _check_terms(sealing.manifest.terms)
+                if check_objects:
+                    sealing.check_objects()
+                self.history.record(place, envelope)
+            return Unlocked(sealing, envelope, key_file)
+
+        return model.with_current(open_it)
 
     def unlock_previous(
         self,
@@ -144,8 +147,24 @@ class Unlocker:
 
         Raises:
             RollbackError: it is not the one that its successor names.
+            NotFoundError: it was removed meanwhile.
             OvfuseError: as `unlock`.
         """
+        try:
+            return self._unlock_previous(locked, previous, pool, place, name)
+        except OvfuseError:
+            if locked.was_removed:
+                raise NotFoundError("it was removed") from None
+            raise
+
+    def _unlock_previous(
+        self,
+        locked: LockedSealing,
+        previous: Previous,
+        pool: ScratchPool,
+        place: Place,
+        name: str | None,
+    ) -> Unlocked:
         envelope = locked.envelope
         if envelope.payload_sha256 != previous.payload_sha256:
             raise RollbackError("it is not the sealing that its successor names")

@@ -7,8 +7,8 @@ and removals on disk.
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Final, Self
+from contextlib import contextmanager, suppress
+from typing import Final, Self, TypeVar
 
 from cryptography.cobblestone import Cobblestone256Decryptor
 from cryptography.exceptions import InvalidTag
@@ -17,6 +17,7 @@ from ovfuse.errors import (
     CipherdirError,
     DamagedError,
     NoUsableKeyError,
+    OvfuseError,
 )
 from ovfuse.quote import quoted
 from ovfuse.sealed import beneath, layout
@@ -32,6 +33,8 @@ from ovfuse.sealed.wrapping import Identity
 from ovfuse.secret import Secret
 
 __all__ = ["LockedSealing", "SealedModel", "inherit_sealing", "wrapped_again"]
+
+_T = TypeVar("_T")
 
 _SWITCHES_MAX: Final = 5
 
@@ -115,7 +118,26 @@ class SealedModel:
                 if newest == seal_id:
                     raise
                 seal_id = newest
-        raise CipherdirError("the sealed model is replaced faster than it can be read")
+        raise _too_fast()
+
+    def with_current(self, use: Callable[["LockedSealing"], _T]) -> _T:
+        """Return what `use` makes of the sealing that the pointer names.
+
+        It is called again, with the next one, if a writer replaced and removed that
+        sealing under its hands.
+
+        Raises:
+            DamagedError, NewerFormatError, CipherdirError: it is not whole.
+            OvfuseError: what `use` raises.
+        """
+        for _ in range(_SWITCHES_MAX):
+            with self.current() as locked:
+                try:
+                    return use(locked)
+                except OvfuseError:
+                    if not locked.was_removed:
+                        raise
+        raise _too_fast()
 
     def sealing(self, seal_id: str) -> "LockedSealing":
         """Open the sealing `seal_id`, current or not.
@@ -184,6 +206,13 @@ class LockedSealing:
             seal_id,
         )
         self._fd = directory_fd
+
+    @property
+    def was_removed(self) -> bool:
+        """Whether a writer has removed it meanwhile: the envelope goes first."""
+        with suppress(OSError):
+            return not beneath.exists(layout.ENVELOPE_NAME, self._fd)
+        return False
 
     def open_keys(self) -> int:
         """Return a descriptor of the directory `keys`.
@@ -270,6 +299,10 @@ def wrapped_again(envelope: Envelope, key_file: bytes) -> Iterator[WrappedKey]:
         yield _wrapped(keys_fd, envelope)
     finally:
         os.close(keys_fd)
+
+
+def _too_fast() -> CipherdirError:
+    return CipherdirError("the sealed model is replaced faster than it can be read")
 
 
 def _wrapped(keys_fd: int, envelope: Envelope) -> WrappedKey:

@@ -57,24 +57,35 @@ def _is_ours(name: str) -> bool:
 
 
 def complete_sealings(seals_fd: int) -> set[str]:
-    """Return the sealings that were not interrupted: their keys are written last."""
-    return {name for name in os.listdir(seals_fd) if _has_keys(name, seals_fd)}
+    """Return the sealings that were not interrupted.
+
+    Their keys are written last, and their envelopes removed first.
+    """
+    return {name for name in os.listdir(seals_fd) if _is_complete(name, seals_fd)}
 
 
-def _has_keys(name: str, seals_fd: int) -> bool:
+def _is_complete(name: str, seals_fd: int) -> bool:
     if not layout.is_id(name):
         return False
     with contextlib.suppress(OSError):
-        path = f"{name}/{layout.KEYS_NAME}"
-        return stat.S_ISDIR(
-            os.stat(path, dir_fd=seals_fd, follow_symlinks=False).st_mode
-        )
+        modes = [
+            os.stat(f"{name}/{part}", dir_fd=seals_fd, follow_symlinks=False).st_mode
+            for part in (layout.ENVELOPE_NAME, layout.KEYS_NAME)
+        ]
+        return stat.S_ISREG(modes[0]) and stat.S_ISDIR(modes[1])
     return False
 
 
 def remove_others(keep: set[str], seals_fd: int) -> int:
-    """Remove what earlier and interrupted sealings left; return how many."""
+    """Remove what earlier and interrupted sealings left; return how many.
+
+    Envelopes first: who is reading a sealing can tell by that why the rest is missing.
+    """
     names = [n for n in os.listdir(seals_fd) if _is_ours(n) and n not in keep]
     for name in names:
+        with contextlib.suppress(
+            FileNotFoundError, NotADirectoryError, IsADirectoryError
+        ):
+            os.unlink(f"{name}/{layout.ENVELOPE_NAME}", dir_fd=seals_fd)
         remove_tree(name, seals_fd)
     return len(names)
