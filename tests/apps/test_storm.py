@@ -42,7 +42,7 @@ KINDS = (
     ("plainly", "mapped", "by-descriptor", "by-version"),
 )
 """How a single model is read, and how one in a tree."""
-MAX_GROWTH = 8 << 20
+MAX_GROWTH = 16 << 20
 """Bytes of resident memory."""
 
 
