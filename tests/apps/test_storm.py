@@ -33,7 +33,13 @@ from tests.support.mounting import (
 from tests.support.users import open_directory
 from tests.support.waiting import wait_until
 
-pytestmark = [pytest.mark.fuse, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.fuse,
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        os.geteuid() != 0, reason="only root may look into a process without dumps"
+    ),
+]
 
 SEALINGS = int(os.environ.get("OVFUSE_STORM_SEALINGS", "60"))
 DISTURBED_SECONDS = float(os.environ.get("OVFUSE_DISTURBED_SECONDS", "15"))
