@@ -7,11 +7,10 @@ one of them, as far as people need not be asked.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol, Self
 
 from ovfuse.errors import NoUsableKeyError
-from ovfuse.keys.identities import FoundIdentities, find_identities
+from ovfuse.keys.identities import FoundIdentities, SourceWords, find_identities
 from ovfuse.sealed.wrapped import FoundKey, WrappedKey
 
 __all__ = ["AskPassphrase", "IdentityOpener", "Opener"]
@@ -51,18 +50,22 @@ class IdentityOpener:
 
     @classmethod
     def find(
-        cls, identities: Sequence[Path] = (), ask: AskPassphrase | None = None
+        cls, identities: Sequence[SourceWords] = (), ask: AskPassphrase | None = None
     ) -> Self:
         """Look for identities in the usual places.
 
         Args:
-            identities: files; with them, no other place is looked at.
+            identities: sources; with them, no other place is looked at.
             ask: asks for a passphrase.
 
         Raises:
-            KeyFileError: a file among them must not be used.
+            KeyFileError: one of the sources gives nothing that may be used.
+            UsageError: one is named wrongly.
         """
-        return cls(find_identities(identities), ask)
+        found = find_identities(identities)
+        if found.passphrase is not None:
+            return cls(found, lambda _about: found.passphrase)
+        return cls(found, _once(ask) if ask and found.asks_once else ask)
 
     def model_key(self, wrapped: WrappedKey, about: str) -> FoundKey:
         """Return the model key; see `Opener`."""
@@ -88,6 +91,18 @@ class IdentityOpener:
             f"it is not sealed for any of your identities; looked at {places}",
             hint="ask its publisher to seal it for your recipient (age1...)",
         )
+
+
+def _once(ask: AskPassphrase) -> AskPassphrase:
+    """Return what asks for the first model, and has the same answer for the others."""
+    answers: list[str | None] = []
+
+    def answer(about: str) -> str | None:
+        if not answers:
+            answers.append(ask(about))
+        return answers[0]
+
+    return answer
 
 
 class _Question:

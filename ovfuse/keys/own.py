@@ -16,8 +16,10 @@ from typing import Final
 
 from ovfuse.errors import KeyFileError
 from ovfuse.keys.files import create_private, read_secret
-from ovfuse.keys.identities import IDENTITY_NAME, parse_identities
+from ovfuse.keys.identities import IDENTITY_NAME, read_source
 from ovfuse.keys.places import user_directory
+from ovfuse.keys.sources import Source, parse_source
+from ovfuse.keys.sources.file import FileSource
 from ovfuse.keys.trusted import add_trusted
 from ovfuse.quote import printable, quoted
 from ovfuse.sealed.signing import PublicKey, SigningKey
@@ -36,7 +38,12 @@ _SIGNING_KEY_NAME: Final = "signing_key"
 
 @dataclass(frozen=True, slots=True)
 class OwnFile:
-    """A key file of the user's, and whether it was made just now."""
+    """A key file of the user's, and whether it was made just now.
+
+    Attributes:
+        path: of it, or another source of an identity, as it is called.
+        created: just now.
+    """
 
     path: Path
     created: bool
@@ -46,14 +53,15 @@ def own_identities() -> tuple[list[Identity], OwnFile]:
     """Return the own identities: $OVFUSE_IDENTITY, or the file made at first use.
 
     Raises:
-        KeyFileError: the file cannot be read or made.
+        KeyFileError: the source gives none, or the file cannot be made.
+        UsageError: the variable names no source.
     """
     if named := os.environ.get("OVFUSE_IDENTITY"):
-        path, created = Path(named), False
+        source, created = parse_source(named), False
     else:
         path = _own_directory() / IDENTITY_NAME
-        created = _create_missing(path, write_identity)
-    return parse_identities(_read(path), path), OwnFile(path, created)
+        source, created = FileSource(path), _create_missing(path, write_identity)
+    return _identities_of(source), OwnFile(Path(source.label), created)
 
 
 def own_signing_key() -> tuple[SigningKey, OwnFile]:
@@ -131,6 +139,13 @@ def _create_missing(path: Path, create: Callable[[Path], None]) -> bool:
     except OSError as error:
         raise KeyFileError(f"{quoted(path)}: {error.strerror}") from None
     return True
+
+
+def _identities_of(source: Source) -> list[Identity]:
+    try:
+        return read_source(source)
+    except OSError as error:
+        raise KeyFileError(f"{quoted(source.label)}: {error.strerror}") from None
 
 
 def _read(path: Path) -> bytes:

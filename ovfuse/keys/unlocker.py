@@ -5,7 +5,7 @@ threads. The order of the checks is that of docs/format.md, Reading.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +91,7 @@ class Unlocker:
         place: Place,
         name: str | None = None,
         check_terms: bool = True,
-        check_objects: bool = False,
+        check: Callable[[Sealing], None] | None = None,
     ) -> Unlocked:
         """Open the current sealing of the model in a directory.
 
@@ -101,28 +101,40 @@ class Unlocker:
             place: where it is; in a tree, its path must end with the signed name.
             name: what the user demands.
             check_terms: False if nothing of the model is used.
-            check_objects: that all are there, before the sealing counts as seen.
+            check: called with the sealing before that counts as seen; what it raises
+                is raised.
 
         Raises:
             UntrustedError, RollbackError, NoUsableKeyError, TermsError: not for use.
             DamagedError, NewerFormatError, CipherdirError: it is not whole.
         """
 
-        def open_it(locked: LockedSealing) -> Unlocked:
-            envelope = locked.envelope
-            self._check_trust(envelope)
-            self.history.check(place, envelope)
-            sealing, key_file = self._open(locked, pool, place)
-            with _closed_if_refused(sealing):
-                _check_name(sealing.manifest.name, place.path, name)
-                if check_terms:
-                    _check_terms(sealing.manifest.terms)
-                if check_objects:
-                    sealing.check_objects()
-                self.history.record(place, envelope)
-            return Unlocked(sealing, envelope, key_file)
+        def check_all(sealing: Sealing) -> None:
+            _check_name(sealing.manifest.name, place.path, name)
+            if check_terms:
+                _check_terms(sealing.manifest.terms)
+            if check is not None:
+                check(sealing)
 
-        return model.with_current(open_it)
+        return model.with_current(
+            lambda locked: self._unlock_current(locked, pool, place, check_all)
+        )
+
+    def _unlock_current(
+        self,
+        locked: LockedSealing,
+        pool: ScratchPool,
+        place: Place,
+        check: Callable[[Sealing], None],
+    ) -> Unlocked:
+        envelope = locked.envelope
+        self._check_trust(envelope)
+        self.history.check(place, envelope)
+        sealing, key_file = self._open(locked, pool, place)
+        with _closed_if_refused(sealing):
+            check(sealing)
+            self.history.record(place, envelope)
+        return Unlocked(sealing, envelope, key_file)
 
     def unlock_previous(
         self,

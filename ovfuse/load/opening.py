@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ovfuse.errors import CipherdirError
 from ovfuse.keys import IdentityOpener, Place, Unlocker
+from ovfuse.keys.identities import SourceWords
 from ovfuse.keys.opener import AskPassphrase
 from ovfuse.load.dumps import check_dumps
 from ovfuse.load.model import OpenModel
@@ -19,12 +20,13 @@ __all__ = ["open_model"]
 
 PathLike = str | os.PathLike[str]
 Paths = PathLike | Sequence[PathLike] | None
+Sources = SourceWords | Sequence[SourceWords] | None
 
 
 def open_model(  # noqa: PLR0913 - what may be said about trust, each by its name
     path: PathLike,
     *,
-    identity: Paths = None,
+    identity: Sources = None,
     passphrase: str | None = None,
     verify_keys: Paths = None,
     name: str | None = None,
@@ -36,7 +38,7 @@ def open_model(  # noqa: PLR0913 - what may be said about trust, each by its nam
 
     Args:
         path: of it; on a mount the arguments up to `allow_rollback` are of no use.
-        identity: identity files; with them, no other place is looked at.
+        identity: sources, as behind `-i`, or paths; then no other place is looked at.
         passphrase: tried if no identity opens the model; nobody is ever asked.
         verify_keys: files with public keys that are trusted too.
         name: demanded as the signed name.
@@ -53,7 +55,7 @@ def open_model(  # noqa: PLR0913 - what may be said about trust, each by its nam
     check_dumps(allowed=allow_dumps)
     if is_on_mount(Path(path)):
         return OpenModel(MountedSource(Path(path)), allow_dumps=allow_dumps)
-    opener = IdentityOpener.find(_paths(identity), _answer(passphrase))
+    opener = IdentityOpener.find(_words(identity), _answer(passphrase))
     unlocker = Unlocker.find(
         opener,
         _paths(verify_keys),
@@ -93,6 +95,12 @@ def _paths(value: Paths) -> list[Path]:
     if isinstance(value, str | os.PathLike):
         return [Path(value)]
     return [Path(path) for path in value]
+
+
+def _words(value: Sources) -> list[SourceWords]:
+    if value is None:
+        return []
+    return [value] if isinstance(value, str | os.PathLike) else list(value)
 
 
 def _answer(passphrase: str | None) -> AskPassphrase | None:

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from ovfuse.errors import DamagedError, KeyFileError
 from ovfuse.sealed import layout
+from ovfuse.sealed.passphrase import open_for_passphrase, seal_for_passphrase
 from ovfuse.secret import Secret
 
 __all__ = [
@@ -176,19 +177,19 @@ def unwrap(data: bytes, identities: list[Identity]) -> Secret | None:
 
 def wrap_with_passphrase(model_key: Secret, passphrase: str) -> bytes:
     """Return the age file with the model key for whoever knows the passphrase."""
-    data: bytes = pyrage.passphrase.encrypt(bytes(model_key.view), passphrase)
-    stanza_types(data)  # never write what readers would refuse
-    return data
+    return seal_for_passphrase(model_key.view, passphrase)
 
 
 def unwrap_with_passphrase(data: bytes, passphrase: str) -> Secret | None:
     """Return what a passphrase file holds, or None if it is another passphrase's.
 
     The caller has checked the work factor with `stanza_types`.
+
+    Raises:
+        NoUsableKeyError: there is not the memory that it asks for.
     """
-    with contextlib.suppress(pyrage.DecryptError, _PanicError), _no_panic():
-        return _candidate(pyrage.passphrase.decrypt(data, passphrase))
-    return None
+    content = open_for_passphrase(data, passphrase)
+    return None if content is None else _candidate(content)
 
 
 def is_for_passphrase(data: bytes) -> bool:

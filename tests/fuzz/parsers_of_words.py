@@ -25,6 +25,7 @@ def mount_options() -> list[bytes]:
     return [
         b"ro,allow_other,uid=0,gid=4294967294,umask=077,noexec,strict",
         b"model=a\\,b\\\\c,engine=libfuse,log=x\0allow_untrusted,allow_rollback",
+        b"audit=no,uid=root,gid=root,comment=x,exec",
         b"_netdev,x-systemd.automount,nofail,,defaults",
         *(b"rw", b"uid", b"uid=4294967295", b"log=", b"model=\\", b"umask=8"),
         b"uid=" + b"9" * 5000,
@@ -49,7 +50,9 @@ def _as_text(options: MountOptions) -> str:
     words = []
     for name in MountOptions.__slots__:
         value = getattr(options, name)
-        if value is True:
+        if name == "audit":
+            words.append("audit=yes" if value else "audit=no")
+        elif value is True:
             words.append(name)
         elif value is not None and value is not False:
             text = f"{value:o}" if name == "umask" else str(value)
