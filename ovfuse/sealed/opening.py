@@ -36,7 +36,8 @@ __all__ = ["LockedSealing", "SealedModel", "inherit_sealing", "wrapped_again"]
 
 _T = TypeVar("_T")
 
-_SWITCHES_MAX: Final = 5
+_SWITCHES_MAX: Final = 20
+"""Each takes a writer a whole sealing; a hostile one must not keep readers for ever."""
 
 
 class SealedModel:
@@ -108,36 +109,37 @@ class SealedModel:
         Raises:
             DamagedError, NewerFormatError, CipherdirError: it is not whole.
         """
-        seal_id = self.pointer()
-        for _ in range(_SWITCHES_MAX):
-            try:
-                return self.sealing(seal_id)
-            except DamagedError:
-                # A writer may have switched and cleaned up between both steps.
-                newest = self.pointer()
-                if newest == seal_id:
-                    raise
-                seal_id = newest
-        raise _too_fast()
+        return self._try_current(self.sealing)
 
     def with_current(self, use: Callable[["LockedSealing"], _T]) -> _T:
         """Return what `use` makes of the sealing that the pointer names.
 
-        It is called again, with the next one, if a writer replaced and removed that
-        sealing under its hands.
+        It is called again, with the next one, if it failed while a writer switched.
 
         Raises:
             DamagedError, NewerFormatError, CipherdirError: it is not whole.
             OvfuseError: what `use` raises.
         """
+
+        def use_it(seal_id: str) -> _T:
+            with self.sealing(seal_id) as locked:
+                return use(locked)
+
+        return self._try_current(use_it)
+
+    def _try_current(self, use: Callable[[str], _T]) -> _T:
+        """Return what `use` makes of the current seal id, once it stays so.
+
+        A writer switches before it removes anything.
+        """
         for _ in range(_SWITCHES_MAX):
-            with self.current() as locked:
-                try:
-                    return use(locked)
-                except OvfuseError:
-                    if not locked.was_removed:
-                        raise
-        raise _too_fast()
+            seal_id = self.pointer()
+            try:
+                return use(seal_id)
+            except OvfuseError:
+                if self.pointer() == seal_id:
+                    raise
+        raise CipherdirError("the sealed model is replaced faster than it can be read")
 
     def sealing(self, seal_id: str) -> "LockedSealing":
         """Open the sealing `seal_id`, current or not.
@@ -299,10 +301,6 @@ def wrapped_again(envelope: Envelope, key_file: bytes) -> Iterator[WrappedKey]:
         yield _wrapped(keys_fd, envelope)
     finally:
         os.close(keys_fd)
-
-
-def _too_fast() -> CipherdirError:
-    return CipherdirError("the sealed model is replaced faster than it can be read")
 
 
 def _wrapped(keys_fd: int, envelope: Envelope) -> WrappedKey:

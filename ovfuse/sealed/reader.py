@@ -10,6 +10,7 @@ from collections import deque
 from typing import Final
 
 from ovfuse.errors import CipherdirError, DamagedError
+from ovfuse.memory import allocate
 from ovfuse.sealed.blocks import BlockList
 from ovfuse.sealed.offsets import (
     BLOCK_PLAINTEXT_SIZE,
@@ -25,7 +26,8 @@ from ovfuse.sealed.primitives import ChunkDecryptor
 
 __all__ = ["ObjectReader", "ScratchPool"]
 
-_SPARE_SCRATCHES: Final = 16
+_SPARE_SCRATCHES: Final = 4
+"""As many as read at once, but for moments: what those had is given back."""
 _BLOCKS_PER_STEP: Final = 17
 """The largest read of FUSE is 1 MiB, which may begin inside of a block."""
 
@@ -36,8 +38,8 @@ class _Scratch:
     __slots__ = ("blocks", "chunk")
 
     def __init__(self) -> None:
-        self.blocks = memoryview(bytearray(_BLOCKS_PER_STEP * BLOCK_SIZE))
-        self.chunk = memoryview(bytearray(CHUNK_SIZE))
+        self.blocks = allocate(_BLOCKS_PER_STEP * BLOCK_SIZE)
+        self.chunk = allocate(CHUNK_SIZE)
 
 
 class ScratchPool:

@@ -5,6 +5,7 @@ only its owner closes it.
 """
 
 import os
+import resource
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple, Self
 
@@ -20,6 +21,10 @@ from ovfuse.sealed.whole import read_whole
 from ovfuse.secret import Secret
 
 __all__ = ["Sealing", "SealingFiles"]
+
+
+_HELD_PART: Final = 16
+"""One sealing holds at most this part of the descriptors; most have a handful."""
 
 
 class SealingFiles(NamedTuple):
@@ -60,6 +65,7 @@ class Sealing:
         self._model_key = model_key
         self._pool = pool
         self._list_offsets = _list_offsets(manifest)
+        self._held: dict[str, int] = {}
 
     @classmethod
     def in_directory(
@@ -224,9 +230,27 @@ class Sealing:
         for entry in self.manifest.files:
             os.close(self._open_object(entry)[0])
 
+    def hold_objects(self) -> None:
+        """Check the objects, and keep them open: all files can be opened from now on.
+
+        Unless they are so many that they would take a good part of the descriptors
+        which this process may have: then they are only checked.
+
+        Raises:
+            DamagedError, CipherdirError: as `open_file`.
+        """
+        if len(self.manifest.files) > _held_max():
+            self.check_objects()
+            return
+        for entry in self.manifest.files:
+            if entry.object_id not in self._held:
+                self._held[entry.object_id] = self._open_object(entry)[0]
+
     def close(self) -> None:
         """Wipe the key and close the descriptors; open files go on."""
         self._model_key.wipe()
+        while self._held:
+            os.close(self._held.popitem()[1])
         files, self._files = self._files, None
         if files is not None:
             files.close()
@@ -236,6 +260,10 @@ class Sealing:
         return ChunkDecryptor(self._model_key.view, prefix, context)
 
     def _open_object(self, entry: FileEntry) -> tuple[int, bytes, BlockList]:
+        held = self._held.get(entry.object_id)
+        if held is not None:
+            fd = os.dup(held)
+            return self._check_object(entry, fd, os.fstat(fd).st_size)
         fd, size = beneath.open_regular(entry.object_id, self.files.objects, "object")
         return self._check_object(entry, fd, size)
 
@@ -257,6 +285,11 @@ class Sealing:
         except BaseException:
             os.close(fd)
             raise
+
+
+def _held_max() -> int:
+    """Return how many objects one sealing may hold."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _HELD_PART
 
 
 def _list_offsets(manifest: Manifest) -> dict[str, int]:

@@ -10,7 +10,7 @@ import hashlib
 from typing import Final
 
 from ovfuse.errors import DamagedError
-from ovfuse.memory import populate
+from ovfuse.memory import allocate, populate
 from ovfuse.sealed.blocks import BlockList
 from ovfuse.sealed.filling import CHUNKS_PER_STEP, STEP_SIZE, Filling
 from ovfuse.sealed.manifest import FileEntry
@@ -84,7 +84,7 @@ class _StepReader:
         self._padded_size = padded_size
         self._blocks = blocks
         self._target = target
-        self._ciphertext = memoryview(bytearray(BLOCK_SIZE * _BLOCKS_PER_STEP))
+        self._ciphertext = allocate(BLOCK_SIZE * _BLOCKS_PER_STEP)
 
     def __call__(self, number: int) -> memoryview:
         """Return the ciphertext of one step, checked; make its memory ready."""

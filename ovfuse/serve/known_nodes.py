@@ -5,10 +5,13 @@ count. The view is told which nodes are known, so that it can close what is not.
 """
 
 import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from ovfuse.errors import SupersededError
+from ovfuse.errors import NotFoundError, SupersededError
 from ovfuse.serve.survival.ledger import Counts
 from ovfuse.view.contract import Change
 
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ROOT_ID", "Known", "NodeTable"]
 
+_TAKEN_UP_SECONDS: Final = 5.0
+"""In these the kernel has certainly taken up what it was told."""
 ROOT_ID: Final = 1
 """FUSE_ROOT_ID: nobody looks it up."""
 
@@ -51,6 +56,8 @@ class NodeTable:
         self._counts: Final = counts
         self._known: Final[dict[int, Known]] = {}
         self._unknown: Final[dict[int, int]] = {}
+        self._lost: dict[tuple[int, int], float] = {}
+        """Since when the kernel does not know what it was told so often."""
         self._lock = threading.Lock()
 
     def get(self, number: int) -> Known:
@@ -66,8 +73,32 @@ class NodeTable:
             raise SupersededError("the kernel asks for a node that it was not told of")
         return known
 
+    def look_up(self, parent: int, name: bytes) -> "Node":
+        """Return the child of that name in the node of a number; it is told.
+
+        Raises:
+            SupersededError: see `get`.
+            OvfuseError: see `View.lookup`.
+        """
+        try:
+            return self._look_up(parent, name)
+        except SupersededError:  # and closed, before it was told; so look again
+            return self._look_up(parent, name)
+
+    def tell_if_shown(self, parent: Known, name: bytes, node: "Node") -> bool:
+        """Tell of an entry, if it is what it was when its directory was opened."""
+        with suppress(NotFoundError, SupersededError):
+            if self._view.lookup(parent.node, name) is node:
+                self.tell(parent, name, node)
+                return True
+        return False
+
     def tell(self, parent: Known, name: bytes, node: "Node") -> None:
-        """Note that the kernel was told of `node` once more."""
+        """Note that the kernel was told of `node` once more.
+
+        Raises:
+            SupersededError: its sealing was closed meanwhile.
+        """
         with self._lock:
             before = known = self._known.get(node.number)
             if known is None or known.node is not node:
@@ -110,6 +141,12 @@ class NodeTable:
                 self._view.retain(node)
                 self._known[node.number] = Known(node, parent, path, lookups)
 
+    def _look_up(self, number: int, name: bytes) -> "Node":
+        parent = self.get(number)
+        node = self._view.lookup(parent.node, name)
+        self.tell(parent, name, node)
+        return node
+
     def parent_of(self, known: Known) -> "Node":
         """Return the directory that a node was found in, or one in its stead."""
         parent = self._known.get(known.parent)
@@ -131,6 +168,28 @@ class NodeTable:
             names = [name for name, child in children if child.number in self._known]
             changes += [Change(directory.number, names)] if names else []
         return changes
+
+    def forget_lost(self, is_known: Callable[[int], bool]) -> None:
+        """Forget nodes of sealings that are gone and that the kernel has forgotten.
+
+        It said so, but whoever had read that was killed, and nobody says it again.
+
+        Args:
+            is_known: asks the kernel about a number. A node that it was told of a
+                moment ago may not be known yet: hence it is asked twice.
+        """
+        with self._lock:
+            told = [(n, k.lookups, k.node) for n, k in self._known.items()]
+        now, lost = time.monotonic(), {}
+        for number, lookups, node in told:
+            if not self._view.is_gone(node) or is_known(number):
+                continue
+            since = self._lost.get((number, lookups), now)
+            if now - since < _TAKEN_UP_SECONDS:
+                lost[number, lookups] = since
+            else:
+                self.forget(number, lookups)
+        self._lost = lost
 
     def everything(self) -> list[Change]:
         """Return all that the kernel may remember: nodes, and names in them."""

@@ -18,6 +18,7 @@ from ovfuse.sealed.parallel import usable_cpus
 from ovfuse.sealed.paths import parent_of
 from ovfuse.sealed.reader import ObjectReader
 from ovfuse.sealed.terms import check_period
+from ovfuse.view.contract import ModelStatus, SealingFacts
 from ovfuse.view.kept import KeptView
 from ovfuse.view.nodes import (
     ROOT_NUMBER,
@@ -41,6 +42,11 @@ class FileHandle:
         self._contents = contents
         self._key = key
         self._reader: ObjectReader | None = reader
+
+    @property
+    def sealing(self) -> SealingFacts:
+        """What it is of."""
+        return self._contents.facts
 
     def read_into(self, offset: int, buffer: memoryview) -> int:
         """Fill `buffer` from `offset`; see `ObjectReader.read_into`."""
@@ -71,6 +77,7 @@ class Contents:
 
     Attributes:
         root: the model's own directory; of a single model, number 1.
+        facts: what people call it.
         pinned: the same by the name of its version. Its directories have numbers of
             their own, since a directory has one place only; its files are the same.
 
@@ -100,6 +107,9 @@ class Contents:
         self._numbers = numbers
         self.root: Final = self._build()
         self.pinned: Final = self._pin(self.root, "")
+        self.facts: Final = SealingFacts(
+            self.number, self.manifest.name, place, self.manifest.facts.version
+        )
         self._kept = kept
         numbers.claim(self._claims())
         kept.keep_sealing(self.number, place, unlocked)
@@ -108,6 +118,15 @@ class Contents:
     def number(self) -> int:
         """Of the sealing in its place; where it is a model's directory, its inode's."""
         return self._number("")
+
+    @property
+    def named(self) -> dict[str, str | int]:
+        """The same as `facts`, for log lines."""
+        return {
+            "model": self.facts.name,
+            "path": self.facts.path,
+            "version": self.facts.version,
+        }
 
     @property
     def plaintext_size(self) -> int:
@@ -134,6 +153,21 @@ class Contents:
             if self._is_closed:
                 return True
             return self._is_retired and not self.sealing.is_on_disk
+
+    def status(self, reason: str, unlocks: int) -> ModelStatus:
+        """Return what `status` says about a model of which this is shown."""
+        facts = self.manifest.facts
+        return ModelStatus(
+            name=self.manifest.name,
+            path=self._place,
+            model_id=facts.model_id,
+            version=facts.version,
+            state="unlocked",
+            reason=reason,
+            sealed_at=facts.sealed_at,
+            not_after=self.manifest.terms.not_after,
+            unlocks=unlocks,
+        )
 
     def open(self, node: FileNode) -> FileHandle:
         """Open a file of it.
@@ -197,10 +231,26 @@ class Contents:
         reader.close()
         self._close_if_unused()
 
-    def retain(self) -> None:
-        """Note that one more node of it is known."""
+    def hold(self) -> None:
+        """Keep it so that all its files can be opened for as long as it is in use.
+
+        Raises:
+            DamagedError, CipherdirError: see `Sealing.hold_objects`.
+        """
         with self._lock:
-            self._known_nodes += 1
+            if not self._is_closed:
+                self.sealing.hold_objects()
+
+    def retain(self, count: int = 1) -> None:
+        """Note that so many more nodes of it are known.
+
+        Raises:
+            SupersededError: it was closed meanwhile.
+        """
+        with self._lock:
+            if self._is_closed:
+                raise SupersededError("the sealing was replaced and is gone")
+            self._known_nodes += count
 
     def release(self) -> None:
         """Take back one `retain`."""

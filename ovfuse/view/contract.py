@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["Change", "Handle", "ModelStatus", "Node", "View"]
+__all__ = ["Change", "Handle", "ModelStatus", "Node", "SealingFacts", "View"]
 
 
 class Node(Protocol):
@@ -40,8 +40,29 @@ class Node(Protocol):
         """How many of its children are directories, for the link count."""
 
 
+@dataclass(frozen=True, slots=True)
+class SealingFacts:
+    """What people call a sealing.
+
+    Attributes:
+        number: 64 bits that no other sealing in another place has.
+        name: the signed name of the model.
+        path: its place in the tree, empty for a single sealed model.
+        version: counted from 1.
+    """
+
+    number: int
+    name: str
+    path: str
+    version: int
+
+
 class Handle(Protocol):
     """An open file. It outlives the removal of its object from the disk."""
+
+    @property
+    def sealing(self) -> SealingFacts:
+        """What it is of."""
 
     def read_into(self, offset: int, buffer: memoryview) -> int:
         """Fill `buffer` from `offset`; return the number of bytes, short at the end.
@@ -78,14 +99,20 @@ class ModelStatus:
         state: `locked` (nobody looked inside yet), `unlocked` or `refused`.
         reason: why it, or the sealing on disk, is refused, or that another
             sealing waits; else empty.
+        sealed_at: the sealing time, in seconds since the epoch; 0 while unknown.
+        not_after: when the terms end, likewise; None if never, or while unknown.
+        unlocks: how many sealings this process has unlocked in this place.
     """
 
-    name: str
+    name: str = ""
     path: str
-    model_id: str
-    version: int
+    model_id: str = ""
+    version: int = 0
     state: str
     reason: str
+    sealed_at: int = 0
+    not_after: int | None = None
+    unlocks: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +176,9 @@ class View(Protocol):
         """Note that a node is known outside, so that its sealing stays open.
 
         Only who calls `follow` needs this.
+
+        Raises:
+            SupersededError: it was closed since the node was looked up.
         """
 
     def release(self, node: Node) -> None:

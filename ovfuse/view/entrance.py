@@ -6,8 +6,10 @@ inside unlocked, whatever is shown later. Threading: one lock around changes.
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Final
 
+from ovfuse.errors import SupersededError
 from ovfuse.view.contents import Contents
 from ovfuse.view.kept import KeptEntrance, KeptView
 from ovfuse.view.nodes import (
@@ -78,19 +80,30 @@ class Entrance:
         Raises:
             OvfuseError: see `ModelSlot.contents`.
         """
-        return self._bound or self._bind(self._look())
+        if self._bound is not None:
+            return self._bound
+        try:
+            return self._bind(self._look())
+        except SupersededError:  # and closed since that look
+            return self._bind(self._look())
 
     def leads_to(self, contents: Contents) -> bool:
         """Tell whether who knows the node is, or now comes to be, with `contents`."""
-        return self.is_out and self._bind(contents) is contents
+        with suppress(SupersededError):
+            return self.is_out and self._bind(contents) is contents
+        return False
 
     def retain(self) -> None:
-        """Note that the node is known."""
+        """Note that the node is known.
+
+        Raises:
+            SupersededError: what it leads to was closed meanwhile.
+        """
         with self._lock:
-            self._known += 1
-            self.is_out = True
             if self._bound is not None:
                 self._bound.retain()
+            self._known += 1
+            self.is_out = True
             if self._known == 1:
                 self._note()
 
@@ -148,10 +161,14 @@ class Entrance:
             self._kept.bind(self._place, self._generation, payload)
 
     def _bind(self, contents: Contents) -> Contents:
+        """Lead to `contents` from now on, unless it leads somewhere already.
+
+        Raises:
+            SupersededError: they were closed meanwhile.
+        """
         with self._lock:
             if self._bound is None:
+                contents.retain(self._known)
                 self._bound = contents
                 self._note()
-                for _ in range(self._known):
-                    contents.retain()
             return self._bound

@@ -78,7 +78,11 @@ class Owner(Protocol):
         """Whether it is neither shown nor on disk any more."""
 
     def retain(self) -> None:
-        """Note that one more node of it is known."""
+        """Note that one more node of it is known.
+
+        Raises:
+            SupersededError: it was closed meanwhile.
+        """
 
     def release(self) -> None:
         """Take back one `retain`."""

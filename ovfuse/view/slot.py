@@ -8,27 +8,27 @@ while, so that a busy reader does not make the daemon unlock in vain all the tim
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from ovfuse.errors import DamagedError, NotFoundError, OvfuseError
+from ovfuse.events import Event, about
 from ovfuse.keys import Place, Unlocker
 from ovfuse.keys.unlocker import Unlocked
 from ovfuse.quote import quoted
 from ovfuse.sealed.opening import SealedModel
 from ovfuse.sealed.reader import ScratchPool
+from ovfuse.sealed.sealing import Sealing
 from ovfuse.view.contents import Contents
 from ovfuse.view.contract import ModelStatus, Node
 from ovfuse.view.entrance import Entrance
 from ovfuse.view.kept import KeptEntrance, KeptView
 from ovfuse.view.nodes import DirectoryNode, Numbers, walk
+from ovfuse.view.refusal import Refusal
 
 __all__ = ["ModelSlot"]
 
 _log = logging.getLogger(__name__)
-
-_RETRY_SECONDS: Final = 5.0
 
 
 class ModelSlot:
@@ -73,8 +73,10 @@ class ModelSlot:
         self._contents: Contents | None = None
         self._older: list[Contents] = []
         self._untold: list[Contents] = []
-        self._refusal: OvfuseError | None = None
-        self._refused_at = 0.0
+        self._refusal = Refusal(self.place)
+        self._unlocks = 0
+        self._holds = False
+        """Whether what is shown is held open, since somebody was too late once."""
         self._entrance = Entrance(self.contents, self.place, mtime_ns, kept)
         self._inherited: list[Entrance] = []
 
@@ -109,15 +111,14 @@ class ModelSlot:
         with self._unlocking:
             if self._contents is not None:
                 return self._contents
-            if self._refusal is not None and not self._is_retry_due():
-                raise _again(self._refusal)
+            self._refusal.raise_again()
             try:
                 contents = self._unlock()
             except OvfuseError as error:
-                self._remember(error)
+                self._refusal.remember(error, None)
                 raise
             self._show(contents)
-            self._refusal = None
+            self._refusal.forget()
             return contents
 
     def inherit(
@@ -198,21 +199,20 @@ class ModelSlot:
         with self._unlocking:
             shown = self._contents
             if shown is None:
-                self._refused_at = -_RETRY_SECONDS
+                self._refusal.retry()
                 return
             try:
-                with SealedModel.at(self._cipherdir_fd, self.place) as model:
-                    is_new = model.pointer() != shown.manifest.facts.seal_id
-                newest = self._unlock(check_objects=True) if is_new else shown
+                newest = self._newest(shown)
             except OvfuseError as error:
-                self._remember(error)
+                self._refusal.remember(error, shown)
                 return
-            self._refusal = None
+            self._refusal.forget()
             if newest is not shown:
                 self._show(newest)
                 self._leave(shown)
                 version = newest.manifest.facts.version
-                _log.info("%s is version %d now", self._title, version)
+                extra = about(Event.CHANGED, **newest.named)
+                _log.info("%s is version %d now", self._title, version, extra=extra)
 
     def remove(self) -> None:
         """Note that the model is not in the tree any more; what is in use goes on."""
@@ -220,7 +220,7 @@ class ModelSlot:
             if self._contents is not None:
                 self._leave(self._contents)
             self._show(None)
-            self._refusal = None
+            self._refusal.forget()
 
     def come_back(self, mtime_ns: int) -> None:
         """Note that a model is there again: locked, behind another node."""
@@ -237,6 +237,15 @@ class ModelSlot:
         with self._lock:
             return [contents.manifest.facts.version for contents in self._older]
 
+    def gone_versions(self) -> list[int]:
+        """Return those of them that are not on disk any more.
+
+        Somebody may have looked one up after the switch and before it was removed.
+        """
+        with self._lock:
+            older = tuple(self._older)
+        return [c.manifest.facts.version for c in older if c.is_gone]
+
     def sweep(self) -> bool:
         """Close what is not in use and not shown; tell whether all else is gone."""
         with self._lock:
@@ -249,30 +258,19 @@ class ModelSlot:
 
     def status(self, *, follows: bool) -> ModelStatus:
         """Say how the model stands; never unlocks."""
-        contents, refusal = self._contents, self._refusal
-        reason = "" if refusal is None else refusal.message
+        contents, reason = self._contents, self._refusal.reason
         if contents is None:
             return ModelStatus(
-                name="",
                 path=self.place,
-                model_id="",
-                version=0,
-                state="locked" if refusal is None else "refused",
+                state="refused" if self._refusal else "locked",
                 reason=reason,
+                unlocks=self._unlocks,
             )
-        if refusal is not None:
+        if self._refusal:
             reason = f"another sealing is on disk and is refused: {reason}"
         elif not follows and self._on_disk() not in (None, _seal_id(contents)):
             reason = "another sealing is on disk; mount again to see it"
-        facts = contents.manifest.facts
-        return ModelStatus(
-            name=contents.manifest.name,
-            path=self.place,
-            model_id=facts.model_id,
-            version=facts.version,
-            state="unlocked",
-            reason=reason,
-        )
+        return contents.status(reason, self._unlocks)
 
     def loaded(self) -> Contents | None:
         """Return the contents if the model is unlocked."""
@@ -298,15 +296,30 @@ class ModelSlot:
             self._older.append(contents)
             self._untold.append(contents)
 
-    def _unlock(self, *, check_objects: bool = False) -> Contents:
+    def _newest(self, shown: Contents) -> Contents:
+        """Return what is on disk, checked, and held open if that is called for."""
+        with SealedModel.at(self._cipherdir_fd, self.place) as model:
+            if model.pointer() == _seal_id(shown):
+                try:
+                    if self._holds:
+                        shown.hold()
+                    return shown
+                except OvfuseError:
+                    if model.pointer() == _seal_id(shown):
+                        raise
+        check = Sealing.hold_objects if self._holds else Sealing.check_objects
+        return self._unlock(check)
+
+    def _unlock(self, check: Callable[[Sealing], None] | None = None) -> Contents:
         with SealedModel.at(self._cipherdir_fd, self.place) as model:
             unlocked = self._unlocker.unlock(
                 model,
                 self._pool,
                 place=self._place,
                 name=self._name,
-                check_objects=check_objects,
+                check=check,
             )
+        self._unlocks += 1
         return self._live(unlocked) or self._make_contents(unlocked)
 
     def _live(self, unlocked: Unlocked) -> Contents | None:
@@ -337,6 +350,7 @@ class ModelSlot:
             unlocked = self._unlocker.unlock_previous(
                 locked, previous, self._pool, place=self._place, name=self._name
             )
+        self._unlocks += 1
         return self._make_contents(unlocked)
 
     def _make_contents(self, unlocked: Unlocked) -> Contents:
@@ -355,13 +369,16 @@ class ModelSlot:
     def _is_superseded(self, contents: Contents) -> bool:
         """Tell whether something else is shown or on disk than `contents`.
 
-        What is on disk is shown then, so that who looks up again gets what is there:
-        the kernel does so once, after ESTALE, for whoever opens by path.
+        What is on disk is shown then, and held open, so that who looks up again gets
+        what is there: the kernel does so once, after ESTALE, for whoever opens by
+        path, and writers may be as fast then.
         """
         shown = self._contents
-        if shown is None or self._on_disk() in (None, _seal_id(shown)):
-            return contents is not shown
-        self._on_superseded(self)
+        if shown is contents and self._on_disk() in (None, _seal_id(shown)):
+            return False
+        if shown is not None:
+            self._holds = True
+            self._on_superseded(self)
         return True
 
     def _on_disk(self) -> str | None:
@@ -372,29 +389,6 @@ class ModelSlot:
         except OvfuseError:
             return None
 
-    def _is_retry_due(self) -> bool:
-        return time.monotonic() - self._refused_at >= _RETRY_SECONDS
-
-    def _remember(self, error: OvfuseError) -> None:
-        news = self._refusal is None or self._refusal.message != error.message
-        self._refusal, self._refused_at = _again(error), time.monotonic()
-        if self._contents is not None and news:
-            version = self._contents.manifest.facts.version
-            _log.warning(
-                "%s stays version %d: the sealing on disk is refused: %s",
-                self._title,
-                version,
-                error.message,
-            )
-        # A single model is refused only at the start, where the error itself is told.
-        elif news and self.place:
-            _log.warning("%s is refused: %s", self._title, error.message)
-
 
 def _seal_id(contents: Contents) -> str:
     return contents.manifest.facts.seal_id
-
-
-def _again(error: OvfuseError) -> OvfuseError:
-    """Return the same error anew: a traceback keeps alive what its frames hold."""
-    return type(error)(error.message, hint=error.hint)

@@ -372,15 +372,16 @@ class CipherdirView:
     def _changes_of(self, slot: ModelSlot) -> list[Change]:
         """Return what a model shows no more, and the versions to ask for again."""
         superseded = slot.superseded()
-        if not superseded:
+        versions = slot.older_versions() if superseded else slot.gone_versions()
+        if not (superseded or versions):
             return []
-        versions = [b"@%d" % version for version in slot.older_versions()]
+        model = b"" if self._is_single else slot.place.rpartition("/")[2].encode()
+        names = {b"%b@%d" % (model, version) for version in versions}
         if self._is_single:
-            names = {name for c in superseded for name in c.root.children}
-            return [Change(ROOT_NUMBER, [*names, *versions])]
-        name = slot.place.rpartition("/")[2].encode()
+            names.update(*(contents.root.children for contents in superseded))
+            return [Change(ROOT_NUMBER, [*names])]
         parent = self._directories.parent_of(slot.place)
-        return [Change(parent.number, [name, *(name + v for v in versions)])]
+        return [Change(parent.number, [*names, *([model] if superseded else [])])]
 
 
 def _node_of(entry: TreeDirectory | ModelSlot) -> Node:

@@ -20,9 +20,6 @@ from tests.mount.resealing import version_of
 __all__ = ["KINDS"]
 
 NAMES = ("model.xml", "model.bin")
-SEALINGS_DURING_AN_OPEN = 4
-"""By which an open by a plain path fails: the kernel looks twice, and each time what it
-found was replaced twice before it was opened."""
 
 
 def main() -> None:
@@ -40,34 +37,12 @@ def main() -> None:
     print(reads, gone, len(versions))  # noqa: T201
 
 
-class Plainly:
-    """Reads by a plain path, which gives a whole file, however often it is sealed.
-
-    Args:
-        read: does it, and returns the version.
-    """
-
-    def __init__(self, read: Callable[[Path], int]) -> None:
-        self._read = read
-        self._seen = 0
-
-    def __call__(self, directory: Path) -> int:
-        try:
-            version = self._read(directory)
-        except OSError as error:
-            _check(error, errno.ESTALE)
-            version = self._read(directory)
-            assert version >= self._seen + SEALINGS_DURING_AN_OPEN, self._seen
-        self._seen = version
-        return version
-
-
-def read_whole(directory: Path) -> int:
-    """Open and read."""
+def read_plainly(directory: Path) -> int:
+    """A plain path always gives a whole file."""
     return version_of((directory / "model.bin").read_bytes())
 
 
-def map_whole(directory: Path) -> int:
+def map_plainly(directory: Path) -> int:
     """As OpenVINO does: open, map, close, read."""
     with (directory / "model.bin").open("rb") as file:
         mapping = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
@@ -103,8 +78,8 @@ def read_by_version(directory: Path) -> int | None:
 
 
 KINDS: dict[str, Callable[[Path], int | None]] = {
-    "plainly": Plainly(read_whole),
-    "mapped": Plainly(map_whole),
+    "plainly": read_plainly,
+    "mapped": map_plainly,
     "by-descriptor": read_by_descriptor,
     "by-version": read_by_version,
 }

@@ -33,7 +33,7 @@ MiB = 1 << 20
 FILES = {f"{number}.bin": 4 * MiB + number for number in range(3)}
 RESIDENT = sum(FILES.values())
 
-MAX_GROWTH = 10 * MiB  # less than the files; buffers of more threads are some
+MAX_GROWTH = 2 * MiB
 
 
 @pytest.fixture(scope="module")

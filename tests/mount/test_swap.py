@@ -1,9 +1,12 @@
 """A mount that goes on to what changes below its cipherdir."""
 
+import ctypes
 import errno
 import mmap
 import os
+import select
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from ovfuse.serve.kernel import wire
+from ovfuse.serve.kernel.operations import REQUEST_SIZE
+from ovfuse.serve.kernel.wire import Opcode
 from tests.mount.resealing import FILES, Resealed, content_of, version_of
 from tests.mount.trees import build_small
 from tests.support.mounting import (
@@ -22,11 +28,14 @@ from tests.support.mounting import (
     run_as,
     succeed,
 )
+from tests.support.users import needs_root
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.fuse
 
 SIZE = FILES["model.bin"]
+PIDFD_GETFD = 438
+"""The number of that system call, everywhere."""
 
 
 @pytest.fixture
@@ -105,6 +114,12 @@ def removed(mount: Mount) -> list[str]:
             links.append(f"{descriptor.readlink()}")
     own = ("/#", "/memfd:")  # in memory, and never had a name
     return [x for x in links if x.endswith(" (deleted)") and not x.startswith(own)]
+
+
+def is_settled(mount: Mount, model: Resealed) -> bool:
+    """Tell whether nothing removed is open; each change is an occasion to look."""
+    (model.cipherdir / "x").write_bytes(b"")
+    return not removed(mount)
 
 
 # What changes
@@ -337,9 +352,7 @@ def test_descriptor_of_a_models_directory_stays_on_one_sealing(
         os.close(directory)
 
 
-@pytest.mark.skipif(
-    os.geteuid() != 0, reason="only root may look into a process that leaves no dump"
-)
+@needs_root
 def test_old_sealings_leave_no_descriptor(
     mount: Mount, single: Resealed, mountpoint: Path
 ) -> None:
@@ -348,11 +361,78 @@ def test_old_sealings_leave_no_descriptor(
         wait_to_show(mountpoint, version)
         os.listdir(mountpoint / f"@{version}")
 
-    def nothing_is_left() -> bool:
-        (single.cipherdir / "x").touch()  # each change is an occasion to look
-        return not removed(mount)
+    wait_until(lambda: is_settled(mount, single))
 
-    wait_until(nothing_is_left)
+
+@needs_root
+def test_version_that_was_looked_at_and_pruned_leaves_no_descriptor(
+    mount: Mount, single: Resealed, mountpoint: Path, publisher: Home
+) -> None:
+    single.seal()
+    wait_to_show(mountpoint, 2)
+    assert shown(mountpoint / "@1") == 1
+
+    succeed(publisher, "prune", single.cipherdir)
+
+    wait_until(lambda: is_settled(mount, single))
+
+
+@needs_root
+def test_version_in_a_tree_that_was_looked_at_and_pruned_leaves_no_descriptor(
+    tree: Mount, in_tree: Resealed, mountpoint: Path, publisher: Home
+) -> None:
+    in_tree.seal()
+    wait_to_show(mountpoint / "org/m", 2)
+    assert shown(mountpoint / "org/m@1") == 1
+
+    succeed(publisher, "prune", in_tree.cipherdir)
+
+    wait_until(lambda: is_settled(tree, in_tree))
+
+
+@needs_root
+def test_forget_that_nobody_heard_leaves_no_descriptor(
+    mount: Mount, single: Resealed, mountpoint: Path
+) -> None:
+    """As when a daemon is killed that has just read it: the kernel says it once."""
+    assert shown(mountpoint) == 1
+    os.kill(mount.pid, signal.SIGSTOP)
+    try:
+        assert forgets_read_from(mount.pid) > 0
+    finally:
+        os.kill(mount.pid, signal.SIGCONT)
+    for version in (2, 3):
+        single.seal()
+        wait_to_show(mountpoint, version)
+
+    wait_until(lambda: is_settled(mount, single))
+
+
+def forgets_read_from(daemon: int) -> int:
+    """Have the kernel forget what nobody uses, and take what it says of that.
+
+    Args:
+        daemon: the process that it is for, which must be stopped.
+    """
+    links = Path(f"/proc/{daemon}/fd").iterdir()
+    (number,) = [int(x.name) for x in links if f"{x.readlink()}" == "/dev/fuse"]
+    libc = ctypes.CDLL(None, use_errno=True)
+    process = os.pidfd_open(daemon)
+    connection = libc.syscall(PIDFD_GETFD, process, number, 0)
+    assert connection >= 0, os.strerror(ctypes.get_errno())
+    count = 0
+    try:
+        for _ in range(5):  # what was used lately is spared at first
+            Path("/proc/sys/vm/drop_caches").write_text("2")
+            while select.select([connection], [], [], 0.2)[0]:
+                request = os.read(connection, REQUEST_SIZE)
+                opcode = wire.IN_HEADER.unpack_from(request)[1]
+                assert opcode in {Opcode.FORGET, Opcode.BATCH_FORGET}
+                count += 1
+    finally:
+        os.close(connection)
+        os.close(process)
+    return count
 
 
 # Versions by name

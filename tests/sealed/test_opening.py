@@ -247,7 +247,7 @@ def test_reader_follows_a_writer_who_cleans_up(
 
 def test_reader_gives_up_when_it_never_ends(tmp_path: Path, identity: Identity) -> None:
     write_sealed(make("now"), tmp_path, identity)
-    gone = [make("gone"), make("gone too")] * 3
+    gone = [make("gone"), make("gone too")] * 11
     point_to(tmp_path, gone[-1])
 
     with (

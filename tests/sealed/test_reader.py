@@ -173,7 +173,7 @@ def test_scratch_buffers_come_back_and_few_are_kept() -> None:
 
     for scratch in [pool.borrow() for _ in range(40)]:
         pool.give_back(scratch)
-    assert len(pool._spare) == 16
+    assert len(pool._spare) == 4
 
 
 def test_wiped_pool_holds_no_plaintext(sealing: Sealing) -> None:

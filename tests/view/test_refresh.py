@@ -11,6 +11,7 @@ import pytest
 
 from ovfuse.errors import (
     CipherdirError,
+    DamagedError,
     NotFoundError,
     OvfuseError,
     RollbackError,
@@ -138,6 +139,24 @@ def reason(view: CipherdirView) -> str:
 
 def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
+
+
+def open_too_late(view: CipherdirView, model: Model, path: str) -> Node:
+    """Look a file up and open it after two more sealings; return its node, retained."""
+    node = walk(view, path)
+    view.retain(node)
+    for _ in range(2):
+        model.seal()
+    with pytest.raises(SupersededError):
+        view.open(node)
+    return node
+
+
+def deleted() -> list[str]:
+    """Return what is removed and open all the same."""
+    descriptors = Path("/proc/self/fd").iterdir()
+    links = [f"{link.readlink()}" for link in descriptors if link.is_symlink()]
+    return [link for link in links if "/objects/" in link and "(deleted)" in link]
 
 
 # To the next sealing
@@ -457,6 +476,102 @@ def test_open_of_what_was_shown_before_takes_the_newest_too(
         view.open(first)
 
     assert read(view, "a") == b"004"
+
+
+@pytest.mark.parametrize("seen_by", ["the open", "the watch"])
+@pytest.mark.parametrize("path", ["a", "sub/c"])
+def test_second_look_is_never_too_late(
+    views: Views, single: Model, path: str, seen_by: str
+) -> None:
+    """However often it is sealed between the look and the open: it is held."""
+    view = views(single.cipherdir)
+    first = walk(view, path)
+    view.retain(first)
+    for _ in range(2):
+        single.seal()
+    if seen_by == "the watch":  # before anybody was too late
+        go_on(view)
+    with pytest.raises(SupersededError):
+        view.open(first)
+    second = walk(view, path)
+    view.retain(second)
+    for _ in range(3):
+        single.seal()
+        go_on(view)
+
+    assert content(view, second) == b"003"
+    # What is shown next is held as well, and closed when nobody needs it.
+    third = walk(view, path)
+    view.retain(third)
+    for node in (first, second):
+        view.release(node)
+    for _ in range(3):
+        single.seal()
+        go_on(view)
+    assert content(view, third) == b"006"
+    view.release(third)
+    assert deleted() == []
+
+
+def test_second_look_into_a_directory_of_a_tree_is_never_too_late(
+    views: Views, in_tree: Model
+) -> None:
+    """Even if writers are between the looks for the directory and for the file."""
+    view = views(in_tree.cipherdir.parents[1])
+    first = open_too_late(view, in_tree, "org/m/a")
+    directory = walk(view, "org/m")
+    view.retain(directory)
+    for _ in range(3):
+        in_tree.seal()
+        go_on(view)
+
+    assert content(view, view.lookup(directory, b"a")) == b"003"
+    for node in (first, directory):
+        view.release(node)
+    assert deleted() == []
+
+
+def test_model_of_many_files_is_not_held(
+    views: Views, single: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would take the descriptors that others need."""
+    monkeypatch.setattr("ovfuse.sealed.sealing._held_max", lambda: 2)
+    view = views(single.cipherdir)
+    known = walk(view, "a")
+    view.retain(known)
+    for _ in range(2):
+        single.seal()
+    before = descriptors()
+    with pytest.raises(SupersededError):
+        view.open(known)
+
+    assert read(view, "a") == b"003"
+    view.release(known)
+    go_on(view)
+    assert descriptors() == before
+
+
+def test_held_object_is_checked_like_any_other(views: Views, single: Model) -> None:
+    view = views(single.cipherdir)
+    open_too_late(view, single, "a")
+    for path in (single.sealing / "objects").iterdir():
+        os.truncate(path, path.stat().st_size - 1)
+
+    with pytest.raises(DamagedError, match="wrong size"):
+        read(view, "a")
+
+
+def test_node_is_not_told_of_once_its_sealing_is_closed(
+    views: Views, single: Model
+) -> None:
+    """Else it would be opened in vain."""
+    view = views(single.cipherdir)
+    known = walk(view, "a")
+    single.seal()
+    go_on(view)
+
+    with pytest.raises(SupersededError):
+        view.retain(known)
 
 
 # Trees

@@ -582,7 +582,7 @@ def test_directories_that_collide_refuse_the_tree(
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Return the time of the monotonic clock, to be set."""
     now = [1000.0]
-    monkeypatch.setattr("ovfuse.view.slot.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("ovfuse.view.refusal.time.monotonic", lambda: now[0])
     return now
 
 
@@ -785,7 +785,7 @@ def test_terms_that_end_while_it_is_served(
     made = encrypt(Plain(files={"a": b"abc"}, terms=terms), "view")
     write_sealed(made, tmp_path / "c", publisher.identity)
     now = [1_999_999_999.0]
-    monkeypatch.setattr("ovfuse.view.slot.time.time", lambda: now[0])
+    monkeypatch.setattr("ovfuse.view.contents.time.time", lambda: now[0])
 
     unlocker = make_unlocker([publisher.identity], signers_of(made))
     with viewing(tmp_path / "c", unlocker) as view:
