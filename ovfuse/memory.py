@@ -2,7 +2,7 @@
 
 No core dump, no swap, huge pages, populated ahead: each as far as it is allowed. Only
 the pages of the one range are touched; what the app does with the rest of its memory is
-its own matter.
+its own matter. And buffers that are given back whole.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ from typing import Final
 
 from ovfuse.secret import may_swap
 
-__all__ = ["populate", "protect", "wipe"]
+__all__ = ["allocate", "keep_present", "populate", "protect", "wipe"]
 
 _log = logging.getLogger(__name__)
 
@@ -27,6 +27,26 @@ _MLOCK_ONFAULT: Final = 1
 _ZEROS: Final = bytes(1024 * 1024)
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+def allocate(size: int) -> memoryview:
+    """Return so many bytes of zeros that the kernel has back as soon as they are free.
+
+    What threads get of malloc(3) and free stays with the process, in the arena of each.
+
+    Raises:
+        MemoryError: there is not so much.
+    """
+    try:
+        return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE))
+    except OSError as error:
+        raise MemoryError(os.strerror(error.errno or errno.ENOMEM)) from None
+
+
+def keep_present(buffer: memoryview) -> None:
+    """Make the pages of a buffer of zeros now, and keep them out of swap if allowed."""
+    wipe(buffer)
+    _libc.mlock(*_pages(_address_of(buffer), len(buffer)))
 
 
 def protect(address: int, size: int) -> None:
@@ -56,8 +76,8 @@ def populate(buffer: memoryview) -> None:
     """
     if not buffer:
         return
-    address = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
-    if _libc.madvise(*_pages(address, len(buffer)), _MADV_POPULATE_WRITE) != 0:
+    pages = _pages(_address_of(buffer), len(buffer))
+    if _libc.madvise(*pages, _MADV_POPULATE_WRITE) != 0:
         error = ctypes.get_errno()
         if error != errno.EINVAL:
             raise MemoryError(os.strerror(error))
@@ -68,6 +88,10 @@ def wipe(buffer: memoryview) -> None:
     for start in range(0, len(buffer), len(_ZEROS)):
         piece = buffer[start : start + len(_ZEROS)]
         piece[:] = _ZEROS[: len(piece)]
+
+
+def _address_of(buffer: memoryview) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
 
 
 def _pages(address: int, size: int) -> tuple[ctypes.c_void_p, ctypes.c_size_t]:

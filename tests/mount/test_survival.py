@@ -38,6 +38,7 @@ from tests.support.mounting import (
 )
 from tests.support.prompts import type_into
 from tests.support.sealed import pattern, write_files
+from tests.support.users import needs_root
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.fuse
@@ -257,6 +258,38 @@ def test_readers_of_an_ordinary_users_mount_notice_no_kill(
     succeed(user, "encrypt", plain, cipherdir)
     model = Sealed(plain=plain, cipherdir=cipherdir)
     read_over_kills(user, model, user.directory, KINDS, "resident=never")
+
+
+@contextmanager
+def ahead_of(pid: int) -> Iterator[None]:
+    """Let no thread of a process run before this one sleeps."""
+    cpus = os.sched_getaffinity(0)
+    one = {min(cpus)}
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with suppress(ProcessLookupError):  # it has ended
+            os.sched_setaffinity(int(thread), one)
+    os.sched_setaffinity(0, one)
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        os.sched_setaffinity(0, cpus)
+
+
+@needs_root
+def test_request_that_a_dying_daemon_takes_is_not_lost(
+    publisher: Home, survived: Sealed, mountpoint: Path
+) -> None:
+    """Its threads take a request before they die of what came before it."""
+    with surviving(publisher, survived.cipherdir, mountpoint) as survivor:
+        for number in range(5):
+            daemon = survivor.daemon
+            with ahead_of(daemon):
+                os.kill(daemon, signal.SIGKILL)
+                read = (mountpoint / f"many/{number:03}").read_bytes()
+            assert read == b"%d" % number
+            survivor.kill_and_wait()
 
 
 # What is held
@@ -585,9 +618,7 @@ def descriptors(survivor: Survivor) -> int:
     return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids)
 
 
-@pytest.mark.skipif(
-    os.geteuid() != 0, reason="only root may look into a process that leaves no dump"
-)
+@needs_root
 @pytest.mark.parametrize("choice", ["never", "auto"])
 def test_kills_leave_no_descriptor(
     publisher: Home, single: Resealed, mountpoint: Path, choice: str
@@ -609,7 +640,8 @@ def test_kills_leave_no_descriptor(
                 assert shows(mountpoint, single.version)
 
         def is_settled() -> bool:
-            (single.cipherdir / "x").touch()  # each change is an occasion to look
+            # Each change is an occasion to look.
+            (single.cipherdir / "x").write_bytes(b"")
             return descriptors(survivor) <= before + SLACK
 
         wait_until(is_settled)

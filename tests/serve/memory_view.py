@@ -22,7 +22,7 @@ from ovfuse.errors import (
     NoUsableKeyError,
     SupersededError,
 )
-from ovfuse.view.contract import ModelStatus
+from ovfuse.view.contract import ModelStatus, SealingFacts
 from tests.support.waiting import wait_until
 
 MTIME_NS = 1_700_000_000_123_456_789
@@ -54,6 +54,8 @@ class MemoryNode:
 
 class MemoryHandle:
     """An open file of the memory view."""
+
+    sealing = SealingFacts(1, "memory", "", 1)
 
     def __init__(self, node: MemoryNode, count: Callable[[], object]) -> None:
         self._node = node

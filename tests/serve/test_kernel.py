@@ -11,6 +11,7 @@ from typing import cast
 import pytest
 
 from ovfuse.errors import SupersededError
+from ovfuse.serve.audit import Audit
 from ovfuse.serve.engine import Setup
 from ovfuse.serve.failures import Failures
 from ovfuse.serve.kernel import wire
@@ -19,8 +20,9 @@ from ovfuse.serve.kernel.wire import Opcode
 from ovfuse.serve.known_nodes import ROOT_ID, NodeTable
 from ovfuse.serve.open_files import OpenFiles
 from ovfuse.serve.options import MountOptions
+from ovfuse.serve.processes import NOBODY
 from ovfuse.view.contract import View
-from tests.serve.memory_view import MemoryView
+from tests.serve.memory_view import MemoryNode, MemoryView
 from tests.serve.mounter import Mounter
 from tests.support.waiting import wait_until
 
@@ -53,20 +55,13 @@ def engine() -> str:
 
 @pytest.fixture
 def operations(source: Path) -> Operations:
-    setup = Setup(
-        view=cast("View", MemoryView(source)),
-        cipherdir=source,
-        mountpoint=source,
-        options=MountOptions(),
-        failures=Failures(),
-    )
-    return Operations(setup)
+    return operations_on(MemoryView(source), source)
 
 
 def request(operations: Operations, opcode: int, nodeid: int, body: bytes) -> Request:
     slot = operations.ledger.slot()
     slot.begin(7, None)
-    return Request(opcode, 7, nodeid, 0, memoryview(body), slot)
+    return Request(opcode, 7, nodeid, NOBODY, memoryview(body), slot)
 
 
 def ask(
@@ -175,6 +170,96 @@ def test_process_that_waits_for_a_slow_unlock_can_be_interrupted(
     assert (mounter.mountpoint / "small.txt").read_bytes() == b"hello\n"
 
 
+class ClosingView(MemoryView):
+    """Its sealings are closed the first times that somebody is about to be told."""
+
+    def __init__(self, source: Path, times: int) -> None:
+        super().__init__(source)
+        self.left = times
+
+    def retain(self, node: MemoryNode) -> None:
+        if self.left:
+            self.left -= 1
+            raise SupersededError("the sealing was replaced and is gone")
+        super().retain(node)
+
+
+def operations_on(view: MemoryView, source: Path) -> Operations:
+    setup = Setup(
+        view=cast("View", view),
+        cipherdir=source,
+        mountpoint=source,
+        options=MountOptions(),
+        failures=Failures(),
+    )
+    return Operations(setup)
+
+
+def test_name_is_looked_up_again_if_its_sealing_was_closed_just_then(
+    source: Path,
+) -> None:
+    operations = operations_on(ClosingView(source, 1), source)
+    name = min(path.name for path in source.iterdir()).encode()
+
+    number = look_up(operations, ROOT, name)
+    assert operations.nodes.get(number).lookups == 1
+
+
+def test_directory_of_a_sealing_that_was_closed_is_listed_and_not_told_of(
+    source: Path,
+) -> None:
+    operations = operations_on(ClosingView(source, 1000), source)
+    code, opened = ask(operations, Opcode.OPENDIR, ROOT, wire.OPEN_IN.pack(0, 0))
+    assert code == 0
+    fh = wire.OPEN_OUT.unpack(opened)[0]
+    body = wire.READ_IN.pack(fh, 0, 4096, 0, 0, 0, 0)
+    code, entries = ask(operations, Opcode.READDIRPLUS, ROOT, body)
+
+    assert code == 0
+    assert all(path.name.encode() in entries for path in source.iterdir())
+    assert len(operations.nodes) == 0
+    assert wire.ENTRY_OUT.unpack_from(entries)[0] == 0
+
+
+class GoneView(MemoryView):
+    """All of it is gone."""
+
+    def is_gone(self, node: MemoryNode) -> bool:
+        return True
+
+
+def test_what_the_kernel_does_not_know_is_forgotten_when_that_is_certain(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may just be about to take up what it was told."""
+    now = [1000.0]
+    monkeypatch.setattr("ovfuse.serve.known_nodes.time.monotonic", lambda: now[0])
+    operations = operations_on(GoneView(source), source)
+    names = sorted(path.name.encode() for path in source.iterdir())
+    lost, known = (look_up(operations, ROOT, name) for name in names[:2])
+
+    def look(after: float) -> set[int]:
+        now[0] += after
+        operations.nodes.forget_lost(lambda number: number == known)
+        return {number for number in (lost, known) if is_told(operations, number)}
+
+    assert look(0) == {lost, known}
+    assert look(4.9) == {lost, known}
+    assert look_up(operations, ROOT, names[0]) == lost  # told again: from the start
+    assert look(0.2) == {lost, known}
+    assert look(4.9) == {lost, known}
+    assert look(0.2) == {known}
+    assert look(100) == {known}
+
+
+def is_told(operations: Operations, number: int) -> bool:
+    try:
+        operations.nodes.get(number)
+    except SupersededError:
+        return False
+    return True
+
+
 def test_directories_of_a_predecessor_are_not_those_of_a_successor(
     operations: Operations, source: Path
 ) -> None:
@@ -199,7 +284,7 @@ def test_file_that_cannot_be_opened_again_is_released_as_often_as_it_was_open(
 ) -> None:
     number = look_up(operations, ROOT, b"small.txt")
     (source / "small.txt").unlink()
-    files = OpenFiles(None, "never", operations.ledger.opens)
+    files = OpenFiles(None, "never", operations.ledger.opens, Audit())
     operations.ledger.opens[number] = 2
     view = cast("View", MemoryView(source))
     nodes = NodeTable(view, operations.ledger.lookups)  # which does not know it

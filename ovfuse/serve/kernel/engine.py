@@ -7,6 +7,7 @@ once, `stop` by another thread.
 
 import errno
 import logging
+import mmap
 import os
 import struct
 import threading
@@ -15,6 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from ovfuse.errors import MountFailedError, OvfuseError, describe
+from ovfuse.memory import allocate, keep_present
 from ovfuse.serve.kernel import wire
 from ovfuse.serve.kernel.notifier import Notifier
 from ovfuse.serve.kernel.operations import REPLY_SIZE, REQUEST_SIZE, Operations, Request
@@ -54,7 +56,7 @@ class KernelEngine:
         connection = connect(self._setup)
         found = find_mount(self._setup.mountpoint)  # or, once detached, another one
         is_ours = found is not None and self._setup.device in {None, found.device}
-        self._mount = found if is_ours else None
+        self._mount = found if is_ours and not self._setup.options.premounted else None
         ledger = take_over_ledger(self._setup.keeping)
         has_passthrough = InitFlag.PASSTHROUGH in connection.flags
         resident = start_resident_files(
@@ -69,7 +71,7 @@ class KernelEngine:
             with self._setup.view.follow(notifier.tell):
                 if self._setup.keeping.is_successor:
                     notifier.take_up(connection.flags, ledger)
-                    self._setup.goes_on.set()
+                self._setup.goes_on.set()
                 if not self._setup.gate.is_open:  # the predecessor may have died first
                     threading.Thread(target=notifier.forget_all, daemon=True).start()
                 Workers(connection.fd, operations).run()
@@ -111,8 +113,6 @@ class Workers:
         self._ended = threading.Event()
         self._error: str | None = None
         self._at_work: dict[int, Request] = {}
-        # Of threads that have ended: memory of this size is not given back in full.
-        self._spare: list[tuple[memoryview, memoryview]] = []
 
     def run(self) -> None:
         """Serve until the kernel ends the connection.
@@ -133,9 +133,13 @@ class Workers:
             raise MountFailedError(f"the connection broke off: {self._error}")
 
     def _start(self) -> None:
+        buffers = request, _ = allocate(REQUEST_SIZE), allocate(REPLY_SIZE)
+        # Else a request that is taken while the process is killed fails with EIO: the
+        # kernel makes no pages for who dies (fuse_dev_do_read, iov_iter_get_pages2).
+        # Whatever waits for a reply fits into one.
+        keep_present(request[: mmap.PAGESIZE])
         with self._lock:
             self._threads += 1
-            buffers = self._spare.pop() if self._spare else _buffers()
         threading.Thread(target=self._work, args=buffers, daemon=True).start()
 
     def _work(self, request: memoryview, reply: memoryview) -> None:
@@ -152,7 +156,6 @@ class Workers:
             self._ended.set()
             self._all_at_work.set()
         self._ledger.give_back(slot)
-        self._spare.append((request, reply))
 
     def _wait(self) -> bool:
         """Note that a thread waits for a request; tell whether it should."""
@@ -227,7 +230,3 @@ class Workers:
                 _log.error("a reply was refused: %s", describe(error))
             return False
         return True
-
-
-def _buffers() -> tuple[memoryview, memoryview]:
-    return memoryview(bytearray(REQUEST_SIZE)), memoryview(bytearray(REPLY_SIZE))

@@ -39,6 +39,11 @@ class Notifier:
     def tell(self, changes: "Sequence[Change]") -> None:
         """Make the kernel ask again for names and attributes; forget what is gone."""
         self._tell((*changes, *self._nodes.gone()), _ATTRIBUTES_ALONE)
+        self._nodes.forget_lost(self._is_known)
+
+    def _is_known(self, number: int) -> bool:
+        body = wire.INVAL_INODE_OUT.pack(number, _ATTRIBUTES_ALONE, 0)
+        return self._send(Notification.INVAL_INODE, body) != errno.ENOENT
 
     def forget_all(self) -> None:
         """Make the kernel drop all names and pages that it was ever given."""
@@ -65,10 +70,13 @@ class Notifier:
             with suppress(OSError):  # it was answered already, or never read
                 os.write(self._fd, reply)
 
-    def _send(self, kind: Notification, body: bytes) -> None:
+    def _send(self, kind: Notification, body: bytes) -> int:
+        """Return the error, which is 0 if there was none."""
         size = wire.OUT_HEADER.size + len(body)
         try:
             os.write(self._fd, wire.OUT_HEADER.pack(size, kind, 0) + body)
         except OSError as error:
             if error.errno not in _NO_MATTER:
                 _log.error("a notification was refused: %s", describe(error))
+            return error.errno or errno.EIO
+        return 0

@@ -26,8 +26,9 @@ from ovfuse.serve.attributes import (
 )
 from ovfuse.serve.kernel import wire
 from ovfuse.serve.kernel.wire import Opcode
-from ovfuse.serve.known_nodes import Known, NodeTable
+from ovfuse.serve.known_nodes import NodeTable
 from ovfuse.serve.open_files import OpenFiles
+from ovfuse.serve.processes import Caller
 from ovfuse.serve.survival.ledger import Ledger, Slot
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Request:
     opcode: int
     unique: int
     nodeid: int
-    uid: int
+    caller: Caller
     body: memoryview
     slot: Slot
     is_whole: bool = True
@@ -86,9 +87,9 @@ class Request:
         Raises:
             struct.error: it is shorter than a header.
         """
-        length, opcode, unique, nodeid, uid, *_ = wire.IN_HEADER.unpack_from(data)
-        body = data[wire.IN_HEADER.size :]
-        return cls(opcode, unique, nodeid, uid, body, slot, length == len(data))
+        length, opcode, unique, nodeid, *ids = wire.IN_HEADER.unpack_from(data)
+        body, caller = data[wire.IN_HEADER.size :], Caller(*ids[:3])
+        return cls(opcode, unique, nodeid, caller, body, slot, length == len(data))
 
 
 _Handler = Callable[[Request, memoryview], int]
@@ -117,7 +118,7 @@ class Operations:
         self._access = Access.of(setup.options)
         self.nodes: Final = NodeTable(setup.view, self.ledger.lookups)
         self.files: Final = OpenFiles(
-            resident, setup.options.resident, self.ledger.opens
+            resident, setup.options.resident, self.ledger.opens, setup.audit
         )
         self._directories: Final[dict[tuple[int, int], _Listing]] = {}
         # Not those of a predecessor, which the kernel may have open yet.
@@ -148,7 +149,7 @@ class Operations:
         if result is None and may_pass:
             result = self._work(request, reply[wire.OUT_HEADER.size :])
         elif result is None:
-            result = -errno.EACCES
+            result = -self._failures.refuse(request.caller)
         if request.opcode in _NO_REPLY:
             return 0
         size = wire.OUT_HEADER.size + max(result, 0)
@@ -193,8 +194,8 @@ class Operations:
         except struct.error:
             return -errno.EIO  # not as its kind must be
         except Exception as error:  # noqa: BLE001  whatever it is, it is answered
-            kind = Opcode(request.opcode).name.lower()
-            return -self._failures.record(kind, self._path(request), error)
+            kind, path = Opcode(request.opcode).name.lower(), self._path(request)
+            return -self._failures.record(kind, path, error, request.caller)
 
     def _path(self, request: Request) -> bytes:
         try:
@@ -208,23 +209,17 @@ class Operations:
     # Names and attributes
 
     def _lookup(self, request: Request, payload: memoryview) -> int:
-        parent, name = self.nodes.get(request.nodeid), _name(request.body)
         try:
-            node = self._view.lookup(parent.node, name)
+            node = self.nodes.look_up(request.nodeid, _name(request.body))
         except NotFoundError:
             return -errno.ENOENT
-        size = self._tell(parent, name, node, payload)
         request.slot.note(node.number)
-        return size
+        return self._write_entry(node, payload)
 
-    def _tell(
-        self, parent: Known, name: bytes, node: "Node", payload: memoryview
-    ) -> int:
-        """Write an entry; the kernel knows the node from now on."""
-        attributes = self._attributes(node)
+    def _write_entry(self, node: "Node", payload: memoryview) -> int:
         timeouts = (_VALID_SECONDS, _VALID_SECONDS, 0, 0)
-        wire.ENTRY_OUT.pack_into(payload, 0, node.number, 0, *timeouts, *attributes)
-        self.nodes.tell(parent, name, node)
+        entry = (node.number, 0, *timeouts, *self._attributes(node))
+        wire.ENTRY_OUT.pack_into(payload, 0, *entry)
         return wire.ENTRY_OUT.size
 
     def _forget(self, request: Request, _payload: memoryview) -> int:
@@ -276,7 +271,7 @@ class Operations:
         handle = self._view.open(known.node)
         # Filling it may be what processes were killed over, by the lack of memory.
         may_fill = request.slot.kills < _KILLS_MAX
-        opened = (known.node, handle, known.path, request.uid)
+        opened = (known.node, handle, known.path, request.caller)
         backing = self.files.add(*opened, may_fill=may_fill)
         request.slot.note(known.node.number)
         how = wire.PASSTHROUGH if backing else wire.KEEP_CACHE
@@ -324,8 +319,8 @@ class Operations:
             if position + before + layout.size > room:
                 break
             payload[position : position + before] = bytes(before)
-            if before and index > 1 and self._is_shown(parent, name, node):
-                self._tell(parent, name, node, payload[position:])
+            if before and index > 1 and self.nodes.tell_if_shown(parent, name, node):
+                self._write_entry(node, payload[position:])
                 told.append(node.number)
             position += before
             kind = _DIRECTORY if node.is_directory else _REGULAR
@@ -336,13 +331,6 @@ class Operations:
         return position
 
     _readdirplus = _readdir
-
-    def _is_shown(self, parent: Known, name: bytes, node: "Node") -> bool:
-        """Tell whether an entry is still what it was when the directory was opened."""
-        try:
-            return self._view.lookup(parent.node, name) is node
-        except NotFoundError:
-            return False
 
     def _releasedir(self, request: Request, _payload: memoryview) -> int:
         fh = wire.RELEASE_IN.unpack_from(request.body)[0]
