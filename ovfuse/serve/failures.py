@@ -5,15 +5,19 @@ by all serving threads at once; one lock guards the counts. A reader that tries
 the same broken file for ever costs one log line a minute.
 """
 
+import errno
 import logging
 import threading
 import time
 from dataclasses import dataclass
 from typing import Final
 
-from ovfuse.errors import OvfuseError, describe
+from ovfuse.errors import NoUsableKeyError, OvfuseError, describe
+from ovfuse.events import Event, about
 from ovfuse.quote import quoted
-from ovfuse.serve.errnos import ORDINARY, errno_of
+from ovfuse.serve.audit import Audit
+from ovfuse.serve.errnos import DENIALS, ORDINARY, errno_of
+from ovfuse.serve.processes import NOBODY, Caller
 
 __all__ = ["Failures"]
 
@@ -31,9 +35,14 @@ class _Told:
 
 
 class Failures:
-    """The failures of one mount."""
+    """The failures of one mount.
 
-    def __init__(self) -> None:
+    Args:
+        audit: told of what is denied.
+    """
+
+    def __init__(self, audit: Audit | None = None) -> None:
+        self._audit = audit or Audit()
         self._lock = threading.Lock()
         self._failed_reads = 0
         self._told: dict[tuple[str, str], _Told] = {}
@@ -44,17 +53,22 @@ class Failures:
         with self._lock:
             return self._failed_reads
 
-    def record(self, operation: str, path: bytes, error: Exception) -> int:
+    def record(
+        self, operation: str, path: bytes, error: Exception, caller: Caller = NOBODY
+    ) -> int:
         """Return the errno for `error`; count and log it if it is out of order.
 
         Args:
             operation: what the kernel asked for, such as `open` or `read`.
             path: the place in the mount, for the log.
             error: what the view raised.
+            caller: who asked for it.
         """
         code = errno_of(error)
         if code in ORDINARY:
             return code
+        if isinstance(error, DENIALS):
+            self._audit.denied(caller, path, error)
         with self._lock:
             self._failed_reads += operation in _READS
             held_back = self._held_back((path.hex(), type(error).__name__))
@@ -62,8 +76,16 @@ class Failures:
             more = f" ({held_back} more like it)" if held_back else ""
             is_ours = isinstance(error, OvfuseError)
             reason = str(error) if is_ours else describe(error)
-            _log.error("%s %s: %s%s", operation, quoted(path), reason, more)
+            extra = about(Event.FAILED, path=path.decode("utf-8", "surrogateescape"))
+            _log.error(
+                "%s %s: %s%s", operation, quoted(path), reason, more, extra=extra
+            )
         return code
+
+    def refuse(self, caller: Caller) -> int:
+        """Return the errno for whoever asks for content of a mount that is locked."""
+        self._audit.denied(caller, b"", NoUsableKeyError("the mount is locked"))
+        return errno.EACCES
 
     def _held_back(self, what: tuple[str, str]) -> int | None:
         """Return None to stay quiet, else how often we stayed quiet before."""

@@ -1,4 +1,4 @@
-"""Where log lines go: to stderr, to the journal, to a file, or nowhere.
+"""Where log lines go: to the journal or syslog, to stderr, to a file, or nowhere.
 
 Used by the lifecycle, once per process. Every line passes through printable(),
 so that a name chosen by a stranger cannot steer a terminal. Threading: as the
@@ -14,6 +14,7 @@ from typing import Final, TextIO
 
 from ovfuse.errors import UsageError, describe
 from ovfuse.quote import printable, quoted
+from ovfuse.serve.journal import JOURNAL, JournalHandler, writes_to_journal
 
 __all__ = ["Logs"]
 
@@ -43,17 +44,23 @@ class _TerminalFormatter(_Formatter):
 class Logs:
     """The log of one mount: stderr at first, then the place that was asked for.
 
+    Where stderr is the journal's, lines go to that with their fields.
+
     Args:
         file: the value of `-o log=`, or None.
+        mountpoint: what the lines are about.
 
     Raises:
         UsageError: the file cannot be written to.
     """
 
-    def __init__(self, file: Path | None) -> None:
+    def __init__(self, file: Path | None, mountpoint: Path) -> None:
         self._file = None if file is None else _file_handler(file)
-        self._start = logging.StreamHandler()
-        self._start.setFormatter(_TerminalFormatter())
+        self._mountpoint = mountpoint
+        self._is_service = writes_to_journal()
+        self._start = _stderr_handler()
+        if self._is_service and JOURNAL.exists():
+            self._start = self._to_journal(self._start)
         self._current: list[logging.Handler] = []
         logger = logging.getLogger("ovfuse")
         logger.setLevel(logging.INFO)
@@ -66,7 +73,9 @@ class Logs:
         if self._file is not None:
             self._use(self._file)
         elif background:
-            self._use(_syslog_handler())
+            elsewhere = _syslog_handler()
+            is_there = JOURNAL.exists()
+            self._use(self._to_journal(elsewhere) if is_there else elsewhere)
 
     def close(self) -> None:
         """Close the file; nothing more is logged."""
@@ -74,6 +83,13 @@ class Logs:
         if self._file is not None:
             self._file.close()
             self._file.stream.close()
+
+    def _to_journal(self, fallback: logging.Handler) -> logging.Handler:
+        handler = JournalHandler(
+            self._mountpoint, fallback, is_service=self._is_service
+        )
+        handler.setFormatter(_Formatter("%(message)s"))
+        return handler
 
     def _use(self, handler: logging.Handler | None) -> None:
         for name in ("ovfuse", _BINDING):
@@ -83,6 +99,12 @@ class Logs:
             if handler is not None:
                 logger.addHandler(handler)
         self._current = [] if handler is None else [handler]
+
+
+def _stderr_handler() -> logging.Handler:
+    handler: logging.StreamHandler[TextIO] = logging.StreamHandler()
+    handler.setFormatter(_TerminalFormatter())
+    return handler
 
 
 def _file_handler(path: Path) -> "logging.StreamHandler[TextIO]":

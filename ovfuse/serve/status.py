@@ -6,6 +6,7 @@ lifecycle. Stateless; any thread.
 
 import os
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +24,9 @@ SERVING: Final = "serving"
 LOCKED: Final = "locked"
 STALE: Final = "stale"
 UNKNOWN: Final = "unknown"
+STATES: Final = (SERVING, LOCKED, STALE, UNKNOWN)
+_ASKED_AT_ONCE: Final = 8
+"""Daemons; one that does not answer keeps nobody waiting for the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +47,10 @@ class MountStatus:
         resident_files: files that are in memory, from which the kernel serves them;
             also None where it cannot.
         resident_bytes: what these take.
+        opens: files that were opened, since the daemon started.
+        denials: requests that were denied for want of a key or of trust, or by terms,
+            likewise.
+        restarts: how many daemons served the mount before this one.
     """
 
     mountpoint: str
@@ -55,6 +63,9 @@ class MountStatus:
     failed_reads: int | None = None
     resident_files: int | None = None
     resident_bytes: int | None = None
+    opens: int | None = None
+    denials: int | None = None
+    restarts: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return what `status --json` prints for it."""
@@ -76,12 +87,16 @@ def status_of(setup: "Setup", *, ready: bool) -> dict[str, Any]:
         "failed_reads": setup.failures.failed_reads,
         "resident_files": resident_files,
         "resident_bytes": resident_bytes,
+        "opens": setup.audit.opens,
+        "denials": setup.audit.denials,
+        "restarts": setup.restarts,
     }
 
 
 def list_status() -> list[MountStatus]:
     """Return every mount of ovfuse that this process can see, and its state."""
-    return [mount_status(mount) for mount in ovfuse_mounts()]
+    with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
+        return list(pool.map(mount_status, ovfuse_mounts()))
 
 
 def mount_status(mount: Mount) -> MountStatus:
@@ -106,6 +121,9 @@ def mount_status(mount: Mount) -> MountStatus:
         failed_reads=_number(answer.get("failed_reads")),
         resident_files=_number(answer.get("resident_files")),
         resident_bytes=_number(answer.get("resident_bytes")),
+        opens=_number(answer.get("opens")),
+        denials=_number(answer.get("denials")),
+        restarts=_number(answer.get("restarts")),
     )
 
 
@@ -113,13 +131,10 @@ def ask_daemon(
     mount: Mount, command: str = "status", timeout: float = 2.0, **fields: object
 ) -> dict[str, Any] | None:
     """Ask the daemon of a mount; see `control.ask`."""
-    user_id = mount.user_id or 0
-    directories = [control.runtime_directory(user_id)]
-    if user_id == os.getuid():
-        directories.insert(0, control.runtime_directory())
-    for directory in dict.fromkeys(directories):
+    places = control.socket_directories(mount.user_id or 0)
+    for directory, owner in dict.fromkeys(places):
         path = control.socket_path(mount.mountpoint, directory)
-        answer = control.ask(path, user_id, command, timeout=timeout, **fields)
+        answer = control.ask(path, owner, command, timeout=timeout, **fields)
         if answer is not None:
             return answer
     return None
@@ -136,6 +151,9 @@ def _models(raw: object) -> Iterable[ModelStatus]:
                 version=_number(model.get("version")) or 0,
                 state=str(model.get("state", "")),
                 reason=str(model.get("reason", "")),
+                sealed_at=_number(model.get("sealed_at")) or 0,
+                not_after=_number(model.get("not_after")),
+                unlocks=_number(model.get("unlocks")) or 0,
             )
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from ovfuse.errors import TermsError
 from ovfuse.sealed.terms import machine_digest
-from ovfuse.serve import doctor
+from ovfuse.serve.doctor import finding, leaks, machine, systemd, units
 from tests.support.mounting import Home, refused, run_as, run_ovfuse, succeed
 
 LINE = re.compile(r"(ok      |warning |problem ) [^:]+: .+|         .+|machine, .+")
@@ -86,28 +87,34 @@ def test_core_dumps_are_those_of_the_caller(home: Home) -> None:
     assert states == ["ok", "warning"]
 
 
-def one(check: str) -> doctor.Finding:
-    (finding, *_) = getattr(doctor, f"_{check}")()
-    assert isinstance(finding, doctor.Finding)
-    return finding
+def one(check: Callable[[], Iterator[finding.Finding]]) -> finding.Finding:
+    return next(check())
 
 
 def test_what_is_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.release", lambda: "4.19.0-arm")
-    assert one("kernel").state == "warning"
+    assert one(machine.kernel).state == "warning"
     monkeypatch.setattr("time.time", lambda: 0.0)
-    assert one("clock").state == "problem"
+    assert one(machine.clock).state == "problem"
     monkeypatch.setattr("shutil.which", lambda _: None)
     monkeypatch.setattr("os.geteuid", lambda: 1000)
-    assert one("helper").state == "problem"
-    monkeypatch.setattr(doctor, "find_library", lambda _: None)
-    assert one("library").state == "ok"
-    assert "engine=libfuse" in one("library").detail
+    assert one(machine.helper).state == "problem"
+    monkeypatch.setattr(machine, "find_library", lambda _: None)
+    assert one(machine.library).state == "ok"
+    assert "engine=libfuse" in one(machine.library).detail
     lines = ["Filename Type Size Used Priority", "/dev/sda2 partition 1 0 -2"]
-    monkeypatch.setattr(doctor, "_lines", lambda p: lines if "swaps" in str(p) else [])
-    assert one("swap").state == "warning"
+    monkeypatch.setattr(leaks, "lines_of", lambda p: lines if "swaps" in f"{p}" else [])
+    assert one(leaks.swap).state == "warning"
     lines[1] = "/dev/zram0 partition 1 0 100"
-    assert one("swap").state == "ok"
+    assert one(leaks.swap).state == "ok"
+
+
+def test_units_are_nothing_to_speak_of_without_systemd(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(systemd, "runs_here", lambda: False)
+
+    assert list(units.units()) == []
 
 
 def test_nothing_is_changed(home: Home) -> None:
