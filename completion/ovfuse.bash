@@ -2,17 +2,18 @@
 _ovfuse() {
   local current=${COMP_WORDS[COMP_CWORD]} name=${COMP_WORDS[1]-} words=""
   if [ "$COMP_CWORD" = 1 ]; then
-    words="compile decrypt doctor encrypt import-openssl inspect keygen lock mount prune recipients reload status trust unlock unmount verify --help --version"
+    words="compile decrypt doctor encrypt import-openssl inspect keygen lock metrics mount premount prune recipients reload status tpm trust unlock unmount verify --help --version"
     mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")
     return
   fi
   case $name in
-    trust|recipients)
+    tpm|trust|recipients)
       if [ "$COMP_CWORD" = 2 ]; then name="$name "
       else name="$name ${COMP_WORDS[2]}"; fi ;;
   esac
   COMPREPLY=()
   case $name in
+    "tpm ") words="enrol" ;;
     "trust ") words="add list remove" ;;
     "recipients ") words="add remove list" ;;
     "keygen") words="--output -o --help" ;;
@@ -23,13 +24,16 @@ _ovfuse() {
     "reload") words=" --help" ;;
     "lock") words="--force --help" ;;
     "unlock") words="-i --identity --help" ;;
-    "status") words="--json --help" ;;
+    "status") words="--json --watch --interval --help" ;;
+    "metrics") words="--listen --mode --group --help" ;;
     "verify") words="-i --identity --verify-key --allow-untrusted --allow-rollback --json --help" ;;
     "inspect") words="--json --help" ;;
     "decrypt") words="-i --identity --verify-key --allow-untrusted --allow-rollback --help" ;;
     "prune") words=" --help" ;;
     "compile") words="--device --config -i --identity --verify-key --allow-untrusted --allow-rollback --help" ;;
     "doctor") words="--json --help" ;;
+    "premount") words="-o --help" ;;
+    "tpm enrol") words="-i --identity --pcrs --tcti --allow-zero-pcrs --help" ;;
     "trust add") words="--system --help" ;;
     "trust list") words=" --help" ;;
     "trust remove") words=" --help" ;;

@@ -1,7 +1,7 @@
 """The kernel's list of mounts, as far as it matters here.
 
 Used by the serving side, which makes and ends mounts, and by the loader, which reads
-from them. Stateless: each call reads /proc/self/mountinfo anew; any thread.
+from them. Stateless: each call reads mountinfo anew; any thread.
 """
 
 import os
@@ -37,9 +37,13 @@ class Mount:
     user_id: int | None
 
 
-def list_mounts() -> list[Mount]:
-    """Return all mounts that this process can see, in the order of mounting."""
-    return [_parse(line) for line in _MOUNTINFO.read_bytes().splitlines()]
+def list_mounts(source: Path | None = None) -> list[Mount]:
+    """Return all mounts that this process can see, in the order of mounting.
+
+    Args:
+        source: another process's list, of what that sees; None: the own.
+    """
+    return [_parse(line) for line in (source or _MOUNTINFO).read_bytes().splitlines()]
 
 
 def _parse(line: bytes) -> Mount:

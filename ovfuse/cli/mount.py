@@ -54,10 +54,9 @@ def mount(
     options = parse_options(option or [])
     log_to_stderr(False)
     _check_dumps(allowed=options.allow_dumps)
-    asked = _Asked.of(identity or [], verify_key or [], option or [], options.log)
     here = _working_directory()
-    if named := os.environ.get("OVFUSE_IDENTITY"):
-        os.environ["OVFUSE_IDENTITY"] = f"{here / named}"  # it is looked at again
+    identities, held = _readable_again(identity or [], here)
+    asked = _Asked.of(identities, verify_key or [], option or [], options.log)
     plan = MountPlan(
         cipherdir=cipherdir,
         mountpoint=mountpoint,
@@ -66,6 +65,7 @@ def mount(
         foreground=foreground,
         asked=asked.seen_from(here)._asdict() | {"foreground": foreground},
         unwrap=_unwrap,
+        held=held,
     )
     run_mount(plan)
 
@@ -93,8 +93,24 @@ def go_on() -> None:
         inherited=records,
         unwrap=_unwrap,
         stored=facts.get("stored"),
+        held=tuple(facts["held"]),
     )
     run_mount(plan)
+
+
+def _readable_again(words: list[str], here: Path) -> tuple[list[str], tuple[int, ...]]:
+    """Return the sources so that they can be read again, and what to keep open for it.
+
+    Others than those named are told by a variable, which is looked at again, too.
+    """
+    from ovfuse.keys.sources import parse_source
+
+    named = [] if words else [n for n in [os.environ.get("OVFUSE_IDENTITY")] if n]
+    found = [parse_source(word).held() for word in [*words, *named]]
+    held = tuple(fd for _, fds in found for fd in fds)
+    if named:
+        os.environ["OVFUSE_IDENTITY"] = found[0][0].seen_from(here).words
+    return [source.words for source, _ in found[: len(words)]], held
 
 
 def _unwrap(daemon: socket.socket) -> None:
@@ -114,7 +130,7 @@ class _Asked(NamedTuple):
     @classmethod
     def of(
         cls,
-        identities: list[Path],
+        identities: list[str],
         verify_keys: list[Path],
         options: list[str],
         log: Path | None,
@@ -123,12 +139,15 @@ class _Asked(NamedTuple):
         if log is not None:
             escaped = f"{log}".replace("\\", "\\\\").replace(",", "\\,")
             options = [*options, f"log={escaped}"]
-        return cls([*map(str, identities)], [*map(str, verify_keys)], options)
+        return cls(identities, [*map(str, verify_keys)], options)
 
     def seen_from(self, directory: Path) -> Self:
         """Return the same, for who is not in that directory any more."""
+        from ovfuse.keys.sources import parse_source
+
+        sources = [parse_source(word).seen_from(directory) for word in self.identities]
         return self._replace(
-            identities=[f"{directory / path}" for path in self.identities],
+            identities=[source.words for source in sources],
             verify_keys=[f"{directory / path}" for path in self.verify_keys],
         )
 
@@ -219,7 +238,7 @@ def _find_keys(
 
     if keeping.keeper is None:
         prompt = Prompt()
-        own = IdentityOpener.find([Path(path) for path in identities], prompt)
+        own = IdentityOpener.find(identities, prompt)
         return _Keys(own, own.found.files, lambda _: prompt.close())
     given = unlocking and list(unlocking.identities)
     opener = ChildOpener(

@@ -14,9 +14,11 @@ import typer
 __all__ = [
     "AllowRollback",
     "AllowUntrusted",
+    "AllowZeroPcrs",
     "Cipherdir",
     "CompileConfig",
     "Device",
+    "EnrolledIdentity",
     "Foreground",
     "Identities",
     "Json",
@@ -27,16 +29,19 @@ __all__ = [
     "MountOptions",
     "Mounted",
     "Mountpoint",
+    "NewBlob",
     "NewModel",
     "NotAfter",
     "NotBefore",
     "OutputDirectory",
     "Passphrase",
+    "Pcrs",
     "Recipients",
     "RecipientsFiles",
     "SignKey",
     "SingleCipherdir",
     "TargetCipherdir",
+    "Tcti",
     "VerifyKeys",
     "seen_from_root",
 ]
@@ -116,13 +121,13 @@ Machines = Annotated[
     typer.Option("--machine", metavar="ID", help="Only for this machine. Repeatable."),
 ]
 Identities = Annotated[
-    list[Path] | None,
+    list[str] | None,
     typer.Option(
         "-i",
         "--identity",
-        metavar="IDENTITY",
-        help="An identity file; only those given are tried. Repeatable.",
-        parser=Path,  # nobody looks at a path that may not answer
+        metavar="SOURCE",
+        help="Where an identity is: a file, credential:NAME, command:..., fd:N, "
+        "keyring:NAME, tpm2:FILE, passphrase:SOURCE; only these. Repeatable.",
     ),
 ]
 VerifyKeys = Annotated[
@@ -179,6 +184,37 @@ CompileConfig = Annotated[
         metavar="KEY=VALUE",
         help="A setting of the compilation, as the app has it. Repeatable.",
     ),
+]
+NewBlob = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="OUT",
+        help="The file to make. [default: identity.tpm2, where identity.txt would be]",
+        readable=False,
+    ),
+]
+EnrolledIdentity = Annotated[
+    str | None,
+    typer.Option(
+        "-i",
+        "--identity",
+        metavar="SOURCE",
+        help="Enrol this identity, of which there is a backup. [default: a new one]",
+    ),
+]
+Pcrs = Annotated[
+    str, typer.Option(metavar="PCRS", help="What must stay as it is, such as 0,2,7.")
+]
+Tcti = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TCTI",
+        help="The TPM, as for tpm2-tools. [default: $TPM2TOOLS_TCTI, /dev/tpmrm0]",
+    ),
+]
+AllowZeroPcrs = Annotated[
+    bool,
+    typer.Option("--allow-zero-pcrs", help="Even if nothing was measured into one."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

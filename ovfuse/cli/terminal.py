@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ovfuse.quote import printable
+from ovfuse.serve.journal import writes_to_journal
 
 __all__ = [
     "error",
@@ -30,6 +31,8 @@ __all__ = [
 ]
 
 _STEP = 1024
+_ERROR, _WARNING, _NOTE = 3, 4, 6
+"""syslog's levels, which systemd takes off a line for the journal."""
 
 
 def prepare_streams() -> None:
@@ -77,22 +80,27 @@ def say_json(value: object) -> None:
 
 def note(text: str) -> None:
     """Tell something on the way."""
-    print(f"ovfuse: {printable(text)}", file=sys.stderr)
+    _tell(_NOTE, f"ovfuse: {printable(text)}")
 
 
 def warning(text: str) -> None:
     """Tell something that the user may want to change."""
-    print(f"ovfuse: warning: {printable(text)}", file=sys.stderr)
+    _tell(_WARNING, f"ovfuse: warning: {printable(text)}")
 
 
 def error(text: str) -> None:
     """Tell why the command failed, in one line."""
-    print(f"ovfuse: error: {printable(text)}", file=sys.stderr)
+    _tell(_ERROR, f"ovfuse: error: {printable(text)}")
 
 
 def hint(text: str) -> None:
     """Tell what can be done about the error."""
-    print(f"hint: {printable(text)}", file=sys.stderr)
+    _tell(_NOTE, f"hint: {printable(text)}")
+
+
+def _tell(level: int, line: str) -> None:
+    before = f"<{level}>" if writes_to_journal() else ""
+    print(before + line, file=sys.stderr)
 
 
 class _LogHandler(logging.Handler):

@@ -36,6 +36,9 @@ class Launch(Protocol):
     def ready(self) -> bool:
         """The mount answers. False: nobody waits any more, so stop."""
 
+    def report(self, status: str) -> None:
+        """The mount answers still; this is how it is."""
+
     def stopping(self) -> None:
         """The mount is gone or about to go."""
 
@@ -52,6 +55,9 @@ class QuietLaunch:
     def ready(self) -> bool:
         """Say that all is well."""
         return True
+
+    def report(self, status: str) -> None:
+        """Do nothing."""
 
     def stopping(self) -> None:
         """Do nothing."""
@@ -81,6 +87,9 @@ class _ChildLaunch:
             return False
         self._parent.close()
         return heard
+
+    def report(self, status: str) -> None:
+        pass
 
     def stopping(self) -> None:
         pass

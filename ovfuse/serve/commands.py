@@ -59,13 +59,13 @@ def lock(mountpoint: Path, *, force: bool = False) -> None:
 
 
 def unlock(
-    mountpoint: Path, identities: Sequence[Path] = (), passphrase: str | None = None
+    mountpoint: Path, identities: Sequence[str] = (), passphrase: str | None = None
 ) -> None:
     """Have a locked mount serve again; return when it does.
 
     Args:
         mountpoint: absolute.
-        identities: files, absolute; none: as when it was mounted.
+        identities: sources, of absolute paths; none: as when it was mounted.
         passphrase: to try, if there is one.
 
     Raises:
@@ -76,9 +76,9 @@ def unlock(
     """
     mount = _mount_at(mountpoint)
     before = mount_status(mount)
-    files = [f"{path}" for path in identities]
+    words = list(identities)
     try:
-        answer = _ask(mount, "unlock", identities=files, passphrase=passphrase)
+        answer = _ask(mount, "unlock", identities=words, passphrase=passphrase)
     except OvfuseError:
         if before.state == LOCKED:  # it ended all the same, for what it had tried
             with suppress(MountFailedError):

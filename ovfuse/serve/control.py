@@ -33,12 +33,15 @@ __all__ = [
     "failure",
     "remove_dead_socket",
     "runtime_directory",
+    "socket_directories",
     "socket_path",
 ]
 
 _log = logging.getLogger(__name__)
 
 _TIMEOUT_SECONDS: Final = 2.0
+_OF_UNITS: Final = Path("/run/ovfuse-units")
+"""Made by systemd, as systemd/sandboxed.conf says."""
 _MAX_REQUEST_SIZE: Final = 256 * 1024
 """Room for paths, of which JSON has six bytes for each that is not ASCII."""
 _MAX_ANSWER_SIZE: Final = 64 * 1024 * 1024
@@ -64,6 +67,20 @@ def runtime_directory(uid: int | None = None) -> Path:
         if of_login.lstat().st_uid == uid:
             return of_login / "ovfuse"
     return Path(f"/tmp/ovfuse-{uid}")  # noqa: S108  checked by _open_directory
+
+
+def socket_directories(user_id: int) -> Iterator[tuple[Path, int]]:
+    """Yield where the daemon of an account's mount may listen, and as which account.
+
+    Root's may be a unit with an account of its own, whose directory only root made.
+    """
+    if user_id == os.getuid():
+        yield runtime_directory(), user_id
+    yield runtime_directory(user_id), user_id
+    if user_id == 0:
+        for directory in sorted(_OF_UNITS.glob("*")):
+            with suppress(OSError):
+                yield directory / "ovfuse", directory.lstat().st_uid
 
 
 def socket_path(mountpoint: Path, directory: Path) -> Path:

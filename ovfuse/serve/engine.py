@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ovfuse.keeping import Keeping, NothingKept
+from ovfuse.serve.audit import Audit
 from ovfuse.serve.gate import Gate
 from ovfuse.serve.resident.usage import Usage
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from ovfuse.serve.options import MountOptions
     from ovfuse.view.contract import View
 
-__all__ = ["Engine", "Setup", "mount_words"]
+__all__ = ["Engine", "Setup", "mount_words", "words_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,11 +33,14 @@ class Setup:
         mountpoint: a real path that was checked.
         options: what the user asked for.
         failures: told of everything that goes wrong.
+        audit: told of every file that is opened.
         usage: told of what is in memory for the kernel to serve.
         keeping: told of what a successor needs.
         gate: passed by all that asks for content.
-        device: the number of the mount's device, where a predecessor mounted.
-        goes_on: set by the engine of a successor when it serves.
+        device: the number of the mount's device, if it was made before.
+        restarts: how many daemons served the mount before this one.
+        goes_on: set by the engine when it serves.
+        connection: to the kernel, of a mount that was made for this.
     """
 
     view: "View"
@@ -44,11 +48,14 @@ class Setup:
     mountpoint: Path
     options: "MountOptions"
     failures: "Failures"
+    audit: Audit = field(default_factory=Audit)
     usage: Usage = field(default_factory=Usage)
     keeping: Keeping = field(default_factory=NothingKept)
     gate: Gate = field(default_factory=Gate)
     device: int | None = None
+    restarts: int = 0
     goes_on: threading.Event = field(default_factory=threading.Event)
+    connection: int | None = None
 
 
 class Engine(Protocol):
@@ -86,14 +93,19 @@ def mount_words(setup: Setup) -> dict[str, str | bool]:
     Backslashes and commas in a value are escaped, as both libfuse and
     fusermount3 read them.
     """
-    source = os.fsencode(setup.cipherdir).decode("utf-8", "surrogateescape")
+    return words_of(setup.cipherdir, setup.options)
+
+
+def words_of(cipherdir: Path, options: "MountOptions") -> dict[str, str | bool]:
+    """Return the same, of what a Setup would have."""
+    source = os.fsencode(cipherdir).decode("utf-8", "surrogateescape")
     return {
         "fsname": source.replace("\\", "\\\\").replace(",", "\\,"),
         "subtype": "ovfuse",
         "ro": True,
         "nosuid": True,
         "nodev": True,
-        "noexec": setup.options.noexec,
+        "noexec": options.noexec,
         "default_permissions": True,
-        "allow_other": setup.options.allow_other,
+        "allow_other": options.allow_other,
     }

@@ -18,9 +18,10 @@ from ovfuse.errors import (
     RollbackError,
     SupersededError,
     TermsError,
+    UntrustedError,
 )
 
-__all__ = ["ORDINARY", "errno_of"]
+__all__ = ["DENIALS", "ORDINARY", "errno_of"]
 
 _TABLE: Final[tuple[tuple[type[Exception], int], ...]] = (
     (NotFoundError, errno.ENOENT),
@@ -38,6 +39,15 @@ ORDINARY: Final = frozenset(
     {errno.ENOENT, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR}
 )
 """Answers of any filesystem; no fault of the model's, so never logged."""
+
+DENIALS: Final = (
+    NoUsableKeyError,
+    KeyFileError,
+    TermsError,
+    RollbackError,
+    UntrustedError,
+)
+"""Somebody must not have it, as opposed to what is broken."""
 
 
 def errno_of(error: Exception) -> int:

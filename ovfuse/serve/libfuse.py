@@ -21,6 +21,7 @@ from ovfuse.errors import IsADirectoryNodeError, MountFailedError
 from ovfuse.quote import quoted
 from ovfuse.serve.attributes import Access, attributes_of, filesystem_attributes
 from ovfuse.serve.engine import Setup, mount_words
+from ovfuse.serve.processes import Caller
 from ovfuse.serve.stderr import HeldBackStderr
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ def _answering(method: _F) -> _F:
             return method(self, path, *args)
         except Exception as error:
             operation = method.__name__.removeprefix("_")
-            code = self.failures.record(operation, path.encode(*_UTF8), error)
+            raw = path.encode(*_UTF8)
+            code = self.failures.record(operation, raw, error, _caller())
             raise OSError(code, os.strerror(code)) from error
 
     return cast("_F", answer)
@@ -78,6 +80,7 @@ class _Operations(mfusepy.Operations):
         self, setup: Setup, stopping: threading.Event, mounted: Callable[[], object]
     ) -> None:
         self.failures = setup.failures
+        self._audit = setup.audit
         self.open_files: dict[int, _OpenFile] = {}
         self._stopping = stopping
         self._view = setup.view
@@ -126,6 +129,7 @@ class _Operations(mfusepy.Operations):
             raise IsADirectoryNodeError("it is a directory")
         number = next(self._numbers)
         handle = self._view.open(node)
+        self._audit.opened(_caller(), handle.sealing)
         self.open_files[number] = _OpenFile(node, path.encode(*_UTF8), handle)
         return number
 
@@ -152,6 +156,12 @@ class _Operations(mfusepy.Operations):
     def _entry(self, name: str, node: "Node") -> _Entry:
         mode = attributes_of(node, self._access).mode
         return name, {"st_mode": mode, "st_ino": node.number}, 0
+
+
+def _caller() -> Caller:
+    """Return who asks, in a thread of libfuse's."""
+    uid, gid, pid = mfusepy.fuse_get_context()
+    return Caller(uid, gid, pid)
 
 
 class _Fuse(mfusepy.FUSE):

@@ -8,20 +8,21 @@ thread of a process that has no other; the threads of a mount are made here.
 import logging
 import os
 import resource
-import select
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from ovfuse.errors import MountFailedError, OvfuseError, describe
+from ovfuse.events import Event, about
 from ovfuse.keeping import Keeping, NothingKept
-from ovfuse.mountinfo import FILESYSTEM_TYPE, Mount, list_mounts
+from ovfuse.mountinfo import list_mounts
 from ovfuse.quote import quoted
 from ovfuse.secret import harden_process, lock_all_memory, may_swap
+from ovfuse.serve.audit import Audit
 from ovfuse.serve.background import Launch, QuietLaunch, run_in_background
-from ovfuse.serve.control import ControlServer, remove_dead_socket
+from ovfuse.serve.control import ControlServer
 from ovfuse.serve.engine import Setup
 from ovfuse.serve.engines import make_engine
 from ovfuse.serve.failures import Failures
@@ -29,16 +30,24 @@ from ovfuse.serve.gate import Gate
 from ovfuse.serve.locked import LockedView, Unlocking
 from ovfuse.serve.logs import Logs
 from ovfuse.serve.mountpoint import check_fuse, check_mountpoint
-from ovfuse.serve.mounts import find_mount, is_stale, resolve_mountpoint
-from ovfuse.serve.notify import notify
+from ovfuse.serve.mounts import find_mount, resolve_mountpoint
+from ovfuse.serve.notify import manager_address, notify, watchdog_seconds
 from ovfuse.serve.options import MountOptions
 from ovfuse.serve.orders import Orders
 from ovfuse.serve.readiness import ReadinessWatch, mounted_device
+from ovfuse.serve.reporting import Reporter
 from ovfuse.serve.status import status_of
 from ovfuse.serve.stopping import StopSignals
 from ovfuse.serve.survival.keeper import Means, keep_serving
 from ovfuse.serve.survival.reload import Restart
 from ovfuse.serve.survival.store import Store, find_store, forget_store
+from ovfuse.serve.taking_up import (
+    DEVICE_RECORD,
+    check_premounted,
+    clean_up_after_death,
+    numbers_before,
+    take_up,
+)
 from ovfuse.serve.unmount import detach_mount
 
 if TYPE_CHECKING:
@@ -51,8 +60,6 @@ if TYPE_CHECKING:
 __all__ = ["MountPlan", "run_mount"]
 
 _log = logging.getLogger(__name__)
-
-_DEVICE_RECORD: Final = "device"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +80,8 @@ class MountPlan:
         unwrap: looks for model keys in a process of its own, which is started for it;
             None: `open_view` does so itself.
         stored: what of it the service manager's store has; None: there is none.
+        connection: to the kernel, if it was mounted for this; then both are real paths.
+        held: descriptors that `unwrap` reads identities from.
     """
 
     cipherdir: Path
@@ -84,6 +93,8 @@ class MountPlan:
     inherited: "Records | None" = None
     unwrap: "Unwrap | None" = None
     stored: Mapping[str, Any] | None = None
+    connection: int | None = None
+    held: tuple[int, ...] = ()
 
     @property
     def restart(self) -> Restart | None:
@@ -100,6 +111,9 @@ class _ForegroundLaunch(QuietLaunch):
     def ready(self) -> bool:
         notify(READY=1, STATUS="serving")
         return True
+
+    def report(self, status: str) -> None:
+        notify(WATCHDOG=1, STATUS=status)
 
     def stopping(self) -> None:
         notify(STOPPING=1, STATUS="stopping")
@@ -127,18 +141,21 @@ def run_mount(plan: MountPlan) -> None:
         if plan.inherited is not None:
             _start(plan, _ForegroundLaunch(), store)
             return
-    check_fuse(allow_other=plan.options.allow_other)
-    plan = replace(
-        plan,
-        mountpoint=check_mountpoint(plan.mountpoint, plan.cipherdir),
-        cipherdir=Path(os.path.realpath(plan.cipherdir)),
-    )
+    if plan.options.premounted:
+        check_premounted(plan.mountpoint, plan.connection)
+    else:
+        check_fuse(allow_other=plan.options.allow_other)
+        plan = replace(
+            plan,
+            mountpoint=check_mountpoint(plan.mountpoint, plan.cipherdir),
+            cipherdir=Path(os.path.realpath(plan.cipherdir)),
+        )
     if plan.foreground:
         if store is not None and plan.restart is not None:
             store.plan(plan.restart.plan)
         _start(plan, _ForegroundLaunch(), store)
     elif not run_in_background(lambda launch: _start(plan, launch, None)):
-        _clean_up_after_death(plan.mountpoint)
+        clean_up_after_death(plan.mountpoint)
         raise MountFailedError("the daemon died before it was ready")
 
 
@@ -152,33 +169,21 @@ def _find_store(plan: MountPlan) -> Store | None:
 
 
 def _take_up(plan: MountPlan, store: Store) -> MountPlan:
-    """Go on with what the last keeper left; if that cannot be, leave nothing of it."""
-    mountpoint = resolve_mountpoint(plan.mountpoint)
+    """Go on with what the last keeper left, or with what was mounted for this one."""
     real = replace(
-        plan, mountpoint=mountpoint, cipherdir=Path(os.path.realpath(plan.cipherdir))
+        plan,
+        mountpoint=resolve_mountpoint(plan.mountpoint),
+        cipherdir=Path(os.path.realpath(plan.cipherdir)),
     )
-    records = store.take(real.restart.plan if real.restart else {})
-    mounted = find_mount(mountpoint)
-    if mounted is not None and _is_left_of(mounted, records):
+    facts = real.restart.plan if real.restart else {}
+    records = take_up(
+        store, facts, real.mountpoint, may_unmount=not plan.options.premounted
+    )
+    if records is not None:
         return replace(real, inherited=records)
-    if records:
-        _log.warning("nothing is mounted of what was left: it is mounted anew")
-    for record in records.values():
-        record.close()
-    store.clear()
-    for place in {mountpoint, Path(store.place_before or mountpoint)}:
-        _clean_up_after_death(place)
+    if plan.options.premounted:
+        return replace(real, connection=store.fresh)
     return plan
-
-
-def _is_left_of(mount: Mount, records: "Records") -> bool:
-    """Tell whether a mount is what was left, whole and connected to the kernel."""
-    if not {"connection", _DEVICE_RECORD, "ledger"} <= records.keys():
-        return False
-    poll = select.poll()
-    poll.register(records["connection"].fds[0], 0)
-    is_connected = not poll.poll(0)
-    return is_connected and mount.device == int(bytes(records[_DEVICE_RECORD].data))
 
 
 def _start(plan: MountPlan, launch: Launch, store: Store | None) -> None:
@@ -193,12 +198,18 @@ def _start(plan: MountPlan, launch: Launch, store: Store | None) -> None:
         has_ended_well = keep_serving(
             lambda daemon, keeping: _serve(plan, daemon, keeping),
             launch,
-            Means(restart=plan.restart, unwrap=plan.unwrap, store=store),
+            Means(
+                restart=plan.restart,
+                unwrap=plan.unwrap,
+                store=store,
+                patience=watchdog_seconds() / 2 if plan.foreground else 0,
+                held=plan.held,
+            ),
             plan.inherited,
         )
     finally:
-        if not has_ended_well:
-            _clean_up_after_death(plan.mountpoint)
+        if not has_ended_well and not plan.options.premounted:
+            clean_up_after_death(plan.mountpoint)
 
 
 def _serve(plan: MountPlan, launch: Launch, keeping: Keeping) -> None:
@@ -209,15 +220,22 @@ def _serve(plan: MountPlan, launch: Launch, keeping: Keeping) -> None:
         view = LockedView() if keeping.is_locked else plan.open_view(keeping, None)
         try:
             launch.detach()
+            device, restarts = numbers_before(
+                keeping, plan.mountpoint, premounted=plan.options.premounted
+            )
+            audit = Audit(plan.mountpoint if plan.options.audit else None)
             setup = Setup(
                 view=view,
                 cipherdir=plan.cipherdir,
                 mountpoint=plan.mountpoint,
                 options=plan.options,
-                failures=Failures(),
+                failures=Failures(audit),
+                audit=audit,
                 keeping=keeping,
                 gate=Gate(is_open=not keeping.is_locked),
-                device=_inherited_device(keeping),
+                device=device,
+                restarts=restarts,
+                connection=plan.connection,
             )
             _Service(plan, launch, logs, setup).run()
         finally:
@@ -229,11 +247,11 @@ def _serve(plan: MountPlan, launch: Launch, keeping: Keeping) -> None:
 def _open_logs(plan: MountPlan, keeping: Keeping) -> Logs:
     """Return the logs: of a successor, whom no terminal hears, those of its mount."""
     try:
-        logs = Logs(plan.options.log)
+        logs = Logs(plan.options.log, plan.mountpoint)
     except OvfuseError:
         if not keeping.is_successor:
             raise
-        logs = Logs(None)
+        logs = Logs(None, plan.mountpoint)
     if keeping.is_successor:
         logs.settle(background=not plan.foreground)
     return logs
@@ -258,7 +276,9 @@ class _Service:
         self._setup = setup
         self._engine = make_engine(setup)
         self._signals = StopSignals()
-        self._devices = [setup.device] if setup.device is not None else []
+        goes_on = setup.keeping.is_successor and setup.device is not None
+        self._devices = [setup.device] if goes_on else []
+        self._reporter = Reporter(setup, launch)
 
     def run(self) -> None:
         """Serve to the end; leave no mount of ours, whatever happens.
@@ -267,10 +287,11 @@ class _Service:
             OvfuseError: it could not be mounted, or the engine broke off.
         """
         watch = ReadinessWatch(self._device_that_answers(), self._note_ready)
-        with self._signals, self._control(), watch:
+        with self._signals, self._control(), watch, self._reporter:
             self._run()
         self._launch.stopping()
-        _log.info("unmounted %s", quoted(self._plan.mountpoint))
+        place = quoted(self._plan.mountpoint)
+        _log.info("unmounted %s", place, extra=about(Event.UNMOUNTED))
 
     def _control(self) -> AbstractContextManager[object]:
         if self._setup.keeping.is_successor and self._is_gone():
@@ -287,32 +308,42 @@ class _Service:
         )
 
     def _device_that_answers(self) -> "Callable[[], int | None]":
-        if not self._setup.keeping.is_successor:
+        device, goes_on = self._setup.device, self._setup.goes_on
+        if device is None:
             return mounted_device(self._plan.mountpoint)
-        device, goes_on = self._devices[0], self._setup.goes_on
         return lambda: device if goes_on.is_set() else None
 
     def _note_ready(self, device: int) -> None:
         self._devices.append(device)
-        self._setup.keeping.keep(_DEVICE_RECORD, b"%d" % device)
+        numbers = b"%d %d" % (device, self._setup.restarts)
+        self._setup.keeping.keep(DEVICE_RECORD, numbers)
         self._launch.settle()
         place, keeping = quoted(self._plan.mountpoint), self._setup.keeping
         if keeping.is_successor:
             level = logging.ERROR if keeping.predecessor_crashed else logging.WARNING
-            _log.log(level, "another daemon serves on %s: %s", place, keeping.reason)
+            what, extra = "another daemon serves on %s: %s", about(Event.SUCCEEDED)
+            _log.log(level, what, place, keeping.reason, extra=extra)
         else:
             self._logs.settle(background=not self._plan.foreground)
-            _log.info("serving on %s", place)
+            _log.info("serving on %s", place, extra=about(Event.SERVING))
         if not self._launch.ready():
             self._signals.request()
+        elif self._plan.foreground and manager_address():
+            self._reporter.start()
 
     def _is_gone(self) -> bool:
         mounted = {mount.device for mount in list_mounts()}
         return bool(self._devices) and mounted.isdisjoint(self._devices)
 
+    def _is_out_of_reach(self) -> bool:
+        """Whether nobody here can unmount: it is done, or left to others."""
+        return self._setup.options.premounted or self._is_gone()
+
     def _run(self) -> None:
         try:
-            self._signals.run(self._engine, self._launch.stopping, self._is_gone)
+            self._signals.run(
+                self._engine, self._launch.stopping, self._is_out_of_reach
+            )
         except Exception as error:
             if not self._plan.foreground and self._devices:  # else the user is told
                 _log.error("the engine broke off: %s", describe(error))
@@ -322,28 +353,14 @@ class _Service:
             raise MountFailedError(what) from error
         finally:
             left = find_mount(self._plan.mountpoint)
-            if self._has_served and left is not None and left.device in self._devices:
+            is_ours = left is not None and left.device in self._devices
+            if is_ours and self._has_served and not self._setup.options.premounted:
                 detach_mount(self._plan.mountpoint)
 
     @property
     def _has_served(self) -> bool:
         """Whether the mount was up: a successor that failed before is not the last."""
         return not self._setup.keeping.is_successor or self._setup.goes_on.is_set()
-
-
-def _inherited_device(keeping: Keeping) -> int | None:
-    for _, record in keeping.take(_DEVICE_RECORD):
-        return int(bytes(record.data))
-    return None
-
-
-def _clean_up_after_death(mountpoint: Path) -> None:
-    """Unmount what a daemon left that was killed between mounting and `ready`."""
-    left = find_mount(mountpoint)
-    if left and left.filesystem_type == FILESYSTEM_TYPE and is_stale(mountpoint):
-        with suppress(OvfuseError):
-            detach_mount(mountpoint)
-    remove_dead_socket(mountpoint)
 
 
 def _prepare_process() -> None:

@@ -20,7 +20,7 @@ class Unlocking:
     """What somebody gives to unlock a mount.
 
     Attributes:
-        identities: files; none: as when it was mounted.
+        identities: sources; none: as when it was mounted.
         passphrase: to try, if there is one.
     """
 

@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 from ovfuse.errors import MountFailedError
@@ -17,7 +18,7 @@ from ovfuse.quote import quoted
 from ovfuse.serve.engine import Setup, mount_words
 from ovfuse.serve.mounts import fusermount
 
-__all__ = ["open_mount"]
+__all__ = ["ask_kernel", "open_mount"]
 
 _DEVICE: Final = "/dev/fuse"
 _FLAGS: Final = {"ro": 1, "nosuid": 2, "nodev": 4, "noexec": 8}
@@ -25,7 +26,7 @@ _FLAGS: Final = {"ro": 1, "nosuid": 2, "nodev": 4, "noexec": 8}
 
 
 def open_mount(setup: Setup, max_read: int) -> int:
-    """Mount; nobody answers for the mount yet.
+    """Mount, unless that was done; nobody answers for the mount yet.
 
     Args:
         setup: what is mounted where.
@@ -34,13 +35,27 @@ def open_mount(setup: Setup, max_read: int) -> int:
     Raises:
         MountFailedError: the kernel or fusermount3 refused.
     """
+    if setup.connection is not None:
+        return setup.connection
     words = {word: value for word, value in mount_words(setup).items() if value}
-    mount = _mount if os.geteuid() == 0 else _mount_by_helper
-    return mount(setup, words, max_read)
+    mount = ask_kernel if os.geteuid() == 0 else _mount_by_helper
+    return mount(setup.cipherdir, setup.mountpoint, words, max_read)
 
 
-def _mount(setup: Setup, words: Mapping[str, str | bool], max_read: int) -> int:
-    """Call mount(2), as fusermount3 does."""
+def ask_kernel(
+    cipherdir: Path, mountpoint: Path, words: Mapping[str, str | bool], max_read: int
+) -> int:
+    """Call mount(2), as fusermount3 does.
+
+    Args:
+        cipherdir: shown as the source.
+        mountpoint: where to mount.
+        words: options, as in mount(8).
+        max_read: bytes that one request may ask for.
+
+    Raises:
+        MountFailedError: the kernel refused.
+    """
     try:
         fd = os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
@@ -51,8 +66,8 @@ def _mount(setup: Setup, words: Mapping[str, str | bool], max_read: int) -> int:
     rest += [word for word in ("default_permissions", "allow_other") if word in words]
     libc = ctypes.CDLL(None, use_errno=True)
     status = libc.mount(
-        os.fsencode(setup.cipherdir),
-        os.fsencode(setup.mountpoint),
+        os.fsencode(cipherdir),
+        os.fsencode(mountpoint),
         FILESYSTEM_TYPE.encode(),
         ctypes.c_ulong(sum(bit for word, bit in _FLAGS.items() if word in words)),
         ",".join(rest).encode(),
@@ -64,7 +79,7 @@ def _mount(setup: Setup, words: Mapping[str, str | bool], max_read: int) -> int:
 
 
 def _mount_by_helper(
-    setup: Setup, words: Mapping[str, str | bool], max_read: int
+    _cipherdir: Path, mountpoint: Path, words: Mapping[str, str | bool], max_read: int
 ) -> int:
     """Let fusermount3, which may do what we may not, mount and send the descriptor."""
     words = {**words, "max_read": str(max_read)}
@@ -73,7 +88,7 @@ def _mount_by_helper(
     )
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        command = [fusermount(), "-o", options, "--", os.fspath(setup.mountpoint)]
+        command = [fusermount(), "-o", options, "--", os.fspath(mountpoint)]
         try:
             done = subprocess.run(  # noqa: S603  a list, no shell
                 [word.encode("utf-8", "surrogateescape") for word in command],

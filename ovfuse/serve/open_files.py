@@ -8,9 +8,12 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from ovfuse.errors import OvfuseError, SupersededError
+from ovfuse.serve.audit import Audit
+from ovfuse.serve.processes import Caller
 from ovfuse.serve.resident import ON_DEMAND, ResidentFiles, Wanted
 from ovfuse.serve.resident.policy import is_worth_it
 from ovfuse.serve.survival.ledger import Counts
+from ovfuse.view.contract import SealingFacts
 
 if TYPE_CHECKING:
     from ovfuse.serve.known_nodes import NodeTable
@@ -28,12 +31,18 @@ class OpenFiles:
         resident: keeps files in memory; None where that is not possible.
         choice: which ones, see `policy`.
         counts: of opens, for a successor.
+        audit: told who opens what.
     """
 
     def __init__(
-        self, resident: ResidentFiles | None, choice: str, counts: Counts
+        self,
+        resident: ResidentFiles | None,
+        choice: str,
+        counts: Counts,
+        audit: Audit,
     ) -> None:
         self._counts: Final = counts
+        self._audit: Final = audit
         self._resident = resident
         self._choice = choice
         self._handles: Final[dict[int, list[Handle]]] = {}
@@ -44,7 +53,7 @@ class OpenFiles:
         node: "Node",
         handle: "Handle",
         path: bytes,
-        uid: int,
+        caller: Caller,
         *,
         may_fill: bool = True,
     ) -> int:
@@ -54,7 +63,7 @@ class OpenFiles:
             node: of the file.
             handle: closed with the last of its node, or if this fails.
             path: of the file in the mount.
-            uid: who opens it.
+            caller: who opens it.
             may_fill: whether it may come to be in memory, if it is not yet.
 
         Returns:
@@ -65,7 +74,8 @@ class OpenFiles:
             OvfuseError: it is to be in memory, and is not what was signed.
         """
         try:
-            backing = self._back(node, handle, path, uid, may_fill=may_fill)
+            backing = self._back(node, handle, path, caller.uid, may_fill=may_fill)
+            self._audit.opened(caller, handle.sealing)
         except BaseException:
             handle.close()
             raise
@@ -141,6 +151,8 @@ class OpenFiles:
 
 class _LostHandle:
     """Of a file that a predecessor had open and that cannot be opened any more."""
+
+    sealing: Final = SealingFacts(0, "", "", 0)
 
     def read_into(self, _offset: int, _buffer: memoryview) -> int:
         raise SupersededError("it was open when a daemon was killed, and is gone")

@@ -1,10 +1,12 @@
 """The words after `-o`: parsed here and only here.
 
-Used by the mount command; the result goes to the engines and to the view. Pure;
-any thread. A backslash takes the meaning off the next character, so that a
-value may hold a comma.
+Used by the mount command; the result goes to the engines and to the view. Names of
+accounts are looked up; any thread. A backslash takes the meaning off the next
+character, so that a value may hold a comma.
 """
 
+import grp
+import pwd
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from ovfuse.errors import UsageError
 from ovfuse.quote import quoted
 from ovfuse.serve.resident.policy import AUTO, CHOICES
 
-__all__ = ["ENGINES", "MountOptions", "parse_options"]
+__all__ = ["ENGINES", "MountOptions", "escaped", "parse_options", "split_options"]
 
 ENGINES: Final = ("kernel", "libfuse")
 """The first is the default."""
@@ -44,7 +46,9 @@ class MountOptions:
         resident: which files the kernel serves from memory; see `resident.policy`.
         resident_max: bytes that these may take; None: half of the machine's memory.
         resident_user_max: bytes of them for what one account opened first; None: all.
+        audit: who opens which model is logged.
         log: the file to log to.
+        premounted: it is mounted, and systemd has the connection; see `premount`.
     """
 
     allow_other: bool = False
@@ -61,17 +65,34 @@ class MountOptions:
     resident: str = AUTO
     resident_max: int | None = None
     resident_user_max: int | None = None
+    audit: bool = True
     log: Path | None = None
+    premounted: bool = False
 
 
 def _identifier(word: str, value: str) -> int:
-    is_number = re.fullmatch(f"[0-9]{{1,{_MAX_DIGITS}}}", value)
-    if not is_number or int(value) > _MAX_ID:
-        raise UsageError(
-            f"-o {word} takes a number, not {quoted(value)}",
-            hint=f"`id -{word[0]} NAME` prints the number of an account",
-        )
+    """Return the number of an account or group; what is all digits is the number."""
+    if not re.fullmatch(r"[0-9]+", value):
+        return _number_of(word, value)
+    if len(value) > _MAX_DIGITS or int(value) > _MAX_ID:
+        raise UsageError(f"-o {word}={quoted(value)} is no number of an account")
     return int(value)
+
+
+def _number_of(word: str, name: str) -> int:
+    try:
+        if word == "uid":
+            return pwd.getpwnam(name).pw_uid
+        return grp.getgrnam(name).gr_gid
+    except (KeyError, ValueError):  # a NUL, or a lone surrogate
+        kind, database = {
+            "uid": ("account", "passwd"),
+            "gid": ("group", "group"),
+        }[word]
+        raise UsageError(
+            f"-o {word}={quoted(name)}: no such {kind}",
+            hint=f"`getent {database}` lists them; a number may be anything",
+        ) from None
 
 
 def _mode_bits(word: str, value: str) -> int:
@@ -114,6 +135,10 @@ def _size(word: str, value: str) -> int:
     return int(number) << _SHIFTS[unit]
 
 
+def _yes_or_no(word: str, value: str) -> bool:
+    return _one_of(("yes", "no"))(word, value) == "yes"
+
+
 _SHIFTS: Final = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 _FLAGS: Final = (
     "allow_other",
@@ -122,6 +147,7 @@ _FLAGS: Final = (
     "allow_rollback",
     "allow_dumps",
     "noexec",
+    "premounted",
 )
 _VALUES: Final[dict[str, Callable[[str, str], object]]] = {
     "uid": _identifier,
@@ -132,13 +158,18 @@ _VALUES: Final[dict[str, Callable[[str, str], object]]] = {
     "resident": _one_of(CHOICES),
     "resident_max": _size,
     "resident_user_max": _size,
+    "audit": _yes_or_no,
     "log": _path,
 }
-# What mount(8) and fstab say to every filesystem. The first three are so anyway.
+# What mount(8) and fstab say to every filesystem. Those of the first two lines are so
+# anyway: reading changes no time.
 _SWALLOWED: Final = (
     *("ro", "nosuid", "nodev"),
-    *("_netdev", "auto", "noauto", "nofail", "user", "users", "defaults"),
+    *("noatime", "nodiratime", "relatime", "async"),
+    *("_netdev", "auto", "noauto", "nofail", "defaults"),
+    *("user", "users", "nouser", "owner", "group"),
 )
+_PREFIXES: Final = ("x-", "X-", "comment=")
 
 
 def parse_options(texts: Iterable[str]) -> MountOptions:
@@ -149,19 +180,30 @@ def parse_options(texts: Iterable[str]) -> MountOptions:
     """
     chosen: dict[str, object] = {}
     for text in texts:
-        for option in _split(text):
+        for option in split_options(text):
             word, equals, value = option.partition("=")
             if word in _VALUES and equals:
                 chosen[word] = _VALUES[word](word, value)
             elif option in _FLAGS:
                 chosen[option] = True
-            elif option not in _SWALLOWED and not option.startswith("x-"):
+            elif option == "exec":  # as behind `user`, for which mount(8) says noexec
+                chosen["noexec"] = False
+            elif option not in _SWALLOWED and not option.startswith(_PREFIXES):
                 raise _unknown(option)
     return MountOptions(**chosen)  # type: ignore[arg-type]  # by the table's types
 
 
-def _split(text: str) -> Iterator[str]:
-    """Yield the options of one string, without backslashes and empty ones."""
+def escaped(option: str) -> str:
+    """Return one option as `split_options` would find it again."""
+    return option.replace("\\", "\\\\").replace(",", "\\,")
+
+
+def split_options(text: str) -> Iterator[str]:
+    """Yield the options of one string, without backslashes and empty ones.
+
+    Raises:
+        UsageError: it ends in a backslash.
+    """
     option = ""
     if re.search(r"(?<!\\)(\\\\)*\\\Z", text):
         raise UsageError(f"-o {quoted(text)} ends in a backslash")

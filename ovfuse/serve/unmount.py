@@ -128,5 +128,6 @@ def _wait_until_gone(daemon: int, pid: int | None) -> None:
     if not readable:
         raise MountpointError(
             f"it is unmounted, but the daemon (pid {pid}) has not ended",
-            hint="files may be open still; it ends when they are closed",
+            hint="it ends when no file is open any more, and no container or service "
+            "has a mount namespace of its own with this mount in it",
         )

@@ -8,10 +8,12 @@ daemon, `unwrap` in the child. Threading: any thread once it is settled.
 
 import errno
 import logging
+import math
 import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Final, Self
@@ -24,6 +26,7 @@ from ovfuse.errors import (
     describe,
 )
 from ovfuse.keys import IdentityOpener
+from ovfuse.keys.identities import seconds_to_find
 from ovfuse.keys.opener import AskPassphrase
 from ovfuse.sealed.layout import MODEL_KEY_SIZE
 from ovfuse.sealed.offsets import PREFIX_SIZE
@@ -37,7 +40,7 @@ __all__ = ["ChildOpener", "unwrap"]
 _log = logging.getLogger(__name__)
 
 _LIMIT_SECONDS: Final = 10
-"""For identities and key files to be read and tried."""
+"""For identities and key files to be read and tried; some sources need longer."""
 _STRETCHING_SECONDS: Final = 120
 """For a passphrase to be tried, which takes seconds for each key file."""
 _MAX_SIZE: Final = 512 * 1024
@@ -57,7 +60,7 @@ class ChildOpener:
 
     Args:
         start: starts a child.
-        identities: files; with them, no other place is looked at.
+        identities: sources; with them, no other place is looked at.
         passphrase: tried if no identity opens a model.
         may_ask: whether people may be asked for one.
     """
@@ -89,7 +92,7 @@ class ChildOpener:
         """Ask nobody any more, and end the first child.
 
         Args:
-            identities: the same files, for who may be in another directory.
+            identities: the same, for who may be in another directory.
         """
         self._identities = tuple(identities)
         self._passphrase, self._may_ask = None, False
@@ -121,6 +124,7 @@ class ChildOpener:
                 "has_passphrase": self._passphrase is not None,
                 "may_ask": self._may_ask,
             },
+            seconds_to_find(self._identities),
         )
 
 
@@ -131,13 +135,18 @@ class _Child:
         connection: the socket to it; owned.
         passphrase: in UTF-8.
         asked: the other fields of its first request.
+        seconds: that its sources may take, beside the time for disks.
 
     Raises:
         KeyFileError: see `ChildOpener.begin`.
     """
 
     def __init__(
-        self, connection: socket.socket, passphrase: bytes, asked: Mapping[str, object]
+        self,
+        connection: socket.socket,
+        passphrase: bytes,
+        asked: Mapping[str, object],
+        seconds: float,
     ) -> None:
         self._socket = connection
         self._buffer = bytearray(_MAX_SIZE)
@@ -145,7 +154,7 @@ class _Child:
             connection.setsockopt(
                 socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_SIZE
             )
-            fields = self._ask("look", passphrase, (), **asked).fields
+            fields = self._ask("look", passphrase, (), seconds, **asked).fields
             self.files: Final = tuple(Path(path) for path in fields["files"])
         except BaseException:
             connection.close()
@@ -155,7 +164,7 @@ class _Child:
         """Return the model key; see `ovfuse.keys.Opener`."""
         data = wrapped.prefix + wrapped.context
         found = self._ask("open", data, [wrapped.keys_fd], about=about)
-        with _said():
+        with _said(_LIMIT_SECONDS):
             key = Secret.filled(MODEL_KEY_SIZE, self._socket.recv_into)
         return FoundKey(key, bytes(found.record.data))
 
@@ -170,17 +179,23 @@ class _Child:
         self.close()
 
     def _ask(
-        self, kind: str, data: bytes, fds: Sequence[int], **fields: object
+        self,
+        kind: str,
+        data: bytes,
+        fds: Sequence[int] = (),
+        seconds: float = 0,
+        **fields: object,
     ) -> Message:
-        """Return the answer; log what the child would.
+        """Return the answer, which may take seconds more; log what the child would.
 
         Raises:
             KeyFileError: there is none.
             OvfuseError: what the child failed with.
         """
-        self._socket.settimeout(_LIMIT_SECONDS)
-        with _said():
-            send(self._socket, kind, data, fds, **fields)  # type: ignore[arg-type]  # no secret
+        limit = _LIMIT_SECONDS + math.ceil(seconds)
+        self._socket.settimeout(limit)
+        with _said(limit):
+            send(self._socket, kind, data, fds, limit=limit, **fields)  # type: ignore[arg-type]  # no secret
             while True:
                 message = receive(self._socket, self._buffer)
                 if message is None:
@@ -197,13 +212,13 @@ class _Child:
 
 
 @contextmanager
-def _said() -> Iterator[None]:
+def _said(limit: int) -> Iterator[None]:
     """Say for people what became of the child."""
     try:
         yield
     except TimeoutError:
         raise KeyFileError(
-            f"no identity can be read: no answer within {_LIMIT_SECONDS} seconds",
+            f"no identity can be read: no answer within {limit} seconds",
             hint="look after the disk or network that it is on",
         ) from None
     except OSError as error:
@@ -242,7 +257,7 @@ class _Unwrapping:
         logger.handlers = [_Notes(self._daemon)]
         while (request := receive(self._daemon, self._buffer)) is not None:
             # More than the daemon waits for, which then can say what it was.
-            signal.alarm(_LIMIT_SECONDS + 1)
+            signal.alarm(request.fields["limit"] + 1)
             try:
                 self._attend(request)
             except OvfuseError as error:
@@ -275,10 +290,11 @@ class _Unwrapping:
         ask: AskPassphrase | None = None
         if fields["has_passphrase"]:
             passphrase = bytes(request.record.data).decode("utf-8", "surrogatepass")
-            ask = self._patiently(lambda _: passphrase)
+            ask = _always(passphrase)
         elif fields["may_ask"]:
-            ask = self._patiently(self._prompt)
-        return IdentityOpener.find([Path(path) for path in fields["identities"]], ask)
+            ask = self._prompt
+        opener = IdentityOpener.find(fields["identities"], ask)
+        return replace(opener, ask=opener.ask and self._patiently(opener.ask))
 
     def _patiently(self, ask: AskPassphrase) -> AskPassphrase:
         """Return the same, which keeps the daemon waiting and may be interrupted."""
@@ -292,6 +308,10 @@ class _Unwrapping:
             return answer
 
         return asking
+
+
+def _always(answer: str) -> AskPassphrase:
+    return lambda _about: answer
 
 
 class _Notes(logging.Handler):

@@ -1,28 +1,69 @@
-"""The unit of a mount, installed in a container, and programs of other units."""
+"""ovfuse and its units in a container, and programs of other units."""
 
+import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
+from tests.boot.delivery import INSTALL, deliver
 from tests.mount import survival_reader
-from tests.support.container import ROOT, Container
+from tests.support import requirements
+from tests.support.container import ROOT, Container, booted, missing, own_suite
+from tests.support.users import open_directory
 from tests.support.waiting import wait_until
 
-__all__ = ["Program", "Service", "install"]
+__all__ = ["Program", "Service", "has_checkout", "installed", "require_container"]
 
-UNITS = ("ovfuse@.service", "ovfuse-ended@.service")
 PUBLISHER = "/srv/publisher"
-PYTHON = f"{ROOT}/.venv/bin/python"
 BUSY = ("activating", "deactivating", "reloading")
 
 
-def install(container: Container) -> None:
-    """Install the units and make the publisher's keys."""
-    for unit in UNITS:
-        container.run("cp", ROOT / "systemd" / unit, "/etc/systemd/system")
-    container.run("systemctl", "daemon-reload")
+def require_container(suite: str = "") -> None:
+    """Skip the test where none can be booted, or fail it; see `booted`."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can boot a container")
+    if reason := missing(suite):
+        if "systemd" in requirements.required(os.environ):
+            pytest.fail(f"required here: systemd: {reason}")
+        pytest.skip(reason)
+
+
+def has_checkout(suite: str) -> bool:
+    """Whether a container of that version has the tests' own ovfuse, and OpenVINO.
+
+    It then has the machine's Python. Others have what scripts/install puts there.
+    """
+    return suite in {"", own_suite()}
+
+
+@contextmanager
+def installed(suite: str = "") -> Iterator[Container]:
+    """Give a container with ovfuse, its units and a publisher.
+
+    Args:
+        suite: its version of Debian; the machine's if none is named.
+    """
+    clean = "" if has_checkout(suite) else suite
+    require_container(clean)
+    with open_directory() as scratch, booted(scratch, clean) as container:
+        if clean:
+            deliver(container, clean)
+            container.run(*INSTALL)
+            container.python = "/opt/ovfuse/current/bin/python"
+        else:
+            units = sorted((ROOT / "systemd").glob("*.service"))
+            container.run("cp", *units, "/etc/systemd/system")
+            container.run("systemctl", "daemon-reload")
+            container.run("groupadd", "--system", "ovfuse")
+        _make_publisher(container)
+        yield container
+
+
+def _make_publisher(container: Container) -> None:
     publish(container, "keygen")
     container.run("mkdir", "-p", "/etc/ovfuse/trusted")
     trusted = f"{PUBLISHER}/ovfuse/trusted"
@@ -179,6 +220,21 @@ class Service:
         """How many descriptors systemd keeps for the unit."""
         return int(self.show("NFileDescriptorStore"))
 
+    @property
+    def daemon(self) -> str:
+        """The process that serves, of this moment, as the container numbers it."""
+        found = ""
+
+        def is_there() -> bool:
+            nonlocal found
+            keeper = self.show("MainPID")
+            done = self.container.run("pgrep", "-o", "-P", keeper, check=False)
+            found = done.stdout.strip()
+            return bool(found)
+
+        wait_until(is_there)
+        return found
+
     def is_gone(self) -> bool:
         """Whether nothing of it is left: no process, mount or descriptor."""
         ended = f"ovfuse-ended@{self.name}.service"
@@ -216,7 +272,7 @@ class Readers:
         self._programs: dict[str, Program] = {}
         for kind in kinds:
             progress = f"/run/{service.name}-{kind}.progress"
-            command = [PYTHON, f"{survival_reader.__file__}", kind]
+            command = [service.container.python, survival_reader.__file__, kind]
             self._programs[progress] = Program(
                 service.container,
                 f"{service.name}-{kind}-{time.monotonic_ns()}",

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.boot.service import PUBLISHER, PYTHON, Program, Service, install
+from tests.boot.service import PUBLISHER, Program, Service, has_checkout
 from tests.mount.test_survival import IR
-from tests.support import requirements
-from tests.support.container import Container, booted, missing
+from tests.support.container import SUITES, Container
 from tests.support.key_forms import forms_found, forms_of_key
 from tests.support.process_memory import forms_in_memory
 from tests.support.sealed import pattern, write_files
@@ -35,7 +34,14 @@ FILES = {
 }
 GONE = os.strerror(errno.ENOTCONN)
 NUMBERS = itertools.count()
-KINDS = ("whole", "mapped", "listed", "by-descriptor", "held-open", "inferred")
+KINDS = ("whole", "mapped", "listed", "by-descriptor", "held-open")
+# scripts/install does not bring OpenVINO.
+KINDS_BY_SUITE = [
+    pytest.param(suite, (*KINDS, "inferred"), id=f"{suite}-inferred")
+    if has_checkout(suite)
+    else pytest.param(suite, KINDS, id=f"{suite}-without_openvino")
+    for suite in SUITES
+]
 EVENTS = ("daemon", "main", "all", "restart", "reload", "watchdog")
 HOLDER = """
 import mmap, os, sys
@@ -54,19 +60,6 @@ except OSError as error:
     said_now = [error.strerror]
 open(said, "a").writelines("\\n" + line for line in said_now)
 """
-
-
-@pytest.fixture(scope="module")
-def container() -> Iterator[Container]:
-    if os.geteuid() != 0:
-        pytest.skip("only root can boot a container")
-    if reason := missing():
-        if "systemd" in requirements.required(os.environ):
-            pytest.fail(f"required here: systemd: {reason}")
-        pytest.skip(reason)
-    with open_directory() as scratch, booted(scratch) as container:
-        install(container)
-        yield container
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +93,7 @@ class Holder:
         self._program = Program(
             service.container,
             f"holder-{service.name}",
-            [PYTHON, "-c", HOLDER, f"{service.mountpoint}/{name}", self._said],
+            ["python3", "-c", HOLDER, f"{service.mountpoint}/{name}", self._said],
         )
         wait_until(lambda: self.said == ["open"])
 
@@ -136,14 +129,15 @@ def happen(service: Service, event: str) -> None:
         service.container.run("pkill", "-KILL", "-P", keeper)
 
 
+@pytest.mark.parametrize(("container", "kinds"), KINDS_BY_SUITE, indirect=["container"])
 @pytest.mark.parametrize(
     "service", ["resident=never", "resident=auto", "resident=always"], indirect=True
 )
-def test_programs_notice_nothing(service: Service) -> None:
+def test_programs_notice_nothing(service: Service, kinds: tuple[str, ...]) -> None:
     service.start()
     started = service.show("ActiveEnterTimestampMonotonic")
     assert service.stored > 0
-    with service.reading(*KINDS) as readers:
+    with service.reading(*kinds) as readers:
         readers.wait_for_progress()
         for event in (*EVENTS, *EVENTS):
             happen(service, event)
@@ -289,7 +283,7 @@ def test_mount_elsewhere_leaves_nothing_where_it_was(service: Service) -> None:
 
 def test_publisher_who_is_not_trusted_any_more_opens_nothing(service: Service) -> None:
     service.override("[Service]\nEnvironment=XDG_CONFIG_HOME=/srv/untrusting\n")
-    (key,) = os.listdir(service.container.path("/etc/ovfuse/trusted"))
+    (key,) = os.listdir(service.container.path(f"{PUBLISHER}/ovfuse/trusted"))
     trusted = f"/srv/untrusting/ovfuse/trusted/{key}"
     service.container.run("mkdir", "-p", Path(trusted).parent)
     service.container.run("mv", f"/etc/ovfuse/trusted/{key}", trusted)
@@ -338,7 +332,8 @@ def model_key_of(service: Service) -> bytes:
         "print(pyrage.decrypt(file.read_bytes(), [identity]).hex())\n"
     )
     identity = f"{PUBLISHER}/ovfuse/identity.txt"
-    done = service.container.run(PYTHON, "-c", script, identity, service.cipherdir)
+    words = (service.container.python, "-c", script, identity, service.cipherdir)
+    done = service.container.run(*words)
     return bytes.fromhex(done.stdout)
 
 

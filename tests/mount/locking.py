@@ -8,8 +8,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pytest
-
 from tests.support.mounting import Home, Mount, mounted, status_of, succeed
 from tests.support.sealed import pattern
 from tests.support.waiting import wait_until
@@ -21,7 +19,6 @@ __all__ = [
     "current_pid",
     "errno_of",
     "lock",
-    "needs_root",
     "opened",
     "reading",
     "serving",
@@ -29,9 +26,6 @@ __all__ = [
     "unlock",
 ]
 
-needs_root = pytest.mark.skipif(
-    os.geteuid() != 0, reason="only root may look into a process that leaves no dump"
-)
 MiB = 1 << 20
 FILES = {
     "model.bin": pattern(3 * MiB + 77),

@@ -33,7 +33,6 @@ from tests.mount.locking import (
     current_pid,
     errno_of,
     lock,
-    needs_root,
     opened,
     reading,
     serving,
@@ -56,6 +55,7 @@ from tests.support.mounting import (
 )
 from tests.support.prompts import type_into
 from tests.support.sealed import pattern, write_files
+from tests.support.users import needs_root
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.fuse

@@ -21,7 +21,6 @@ from tests.mount.conftest import Sealed
 from tests.mount.locking import (
     FILES,
     current_pid,
-    needs_root,
     opened,
     reading,
     serving,
@@ -42,6 +41,7 @@ from tests.support.mounting import (
     succeed,
 )
 from tests.support.sealed import write_files
+from tests.support.users import needs_root
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.fuse

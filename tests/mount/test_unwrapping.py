@@ -37,13 +37,11 @@ from tests.support.mounting import (
 from tests.support.process_memory import forms_in_memory
 from tests.support.prompts import asking, type_into
 from tests.support.sealed import recipient_of
+from tests.support.users import needs_root
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.fuse
 
-needs_root = pytest.mark.skipif(
-    os.geteuid() != 0, reason="only root may look into a process that leaves no dump"
-)
 MODEL_KEY = "model key"
 PASSPHRASE = "correct horse of a battery that nobody guesses"
 CONTROL = """

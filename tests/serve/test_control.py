@@ -15,8 +15,16 @@ import pytest
 from ovfuse.errors import MountFailedError, MountpointError
 from ovfuse.serve import control
 from ovfuse.serve.control import ControlServer, ask, runtime_directory, socket_path
+from tests.support.users import open_directory
 
 MOUNTPOINT = Path("/nowhere/models")
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A short one: a socket's path has 107 bytes, and pytest's grow with its runs."""
+    with open_directory() as directory:
+        yield directory
 
 
 @pytest.fixture(autouse=True)

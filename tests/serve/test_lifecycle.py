@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from ovfuse.errors import MountpointError, NotMountedError
-from ovfuse.serve.lifecycle import _clean_up_after_death
 from ovfuse.serve.mounts import is_stale
+from ovfuse.serve.taking_up import clean_up_after_death
 from ovfuse.serve.unmount import unmount
 from tests.serve.mounter import NOBODY, Mounter, is_gone
 from tests.support.killing import kill_for_good
+from tests.support.users import needs_root
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.fuse
@@ -59,9 +60,7 @@ def test_warning_of_the_daemon_reaches_the_terminal(mounter: Mounter) -> None:
     assert re.fullmatch(r"ovfuse: warning: memory is not locked[^\n]*\n", errors)
 
 
-@pytest.mark.skipif(
-    os.geteuid() != 0, reason="only root may look into a process that leaves no dump"
-)
+@needs_root
 def test_daemon_has_left_its_caller(mounter: Mounter) -> None:
     pid = mounter.mount()
     process = Path(f"/proc/{pid}")
@@ -219,7 +218,7 @@ def test_daemon_killed_while_the_caller_waits(mounter: Mounter) -> None:
 def test_mount_of_a_daemon_that_died_before_ready_is_removed(mounter: Mounter) -> None:
     _kill_daemon(mounter)
 
-    _clean_up_after_death(mounter.mountpoint)
+    clean_up_after_death(mounter.mountpoint)
 
     assert not mounter.is_mounted()
 
@@ -227,7 +226,7 @@ def test_mount_of_a_daemon_that_died_before_ready_is_removed(mounter: Mounter) -
 def test_mount_of_a_living_daemon_is_not_removed(mounter: Mounter) -> None:
     mounter.mount()
 
-    _clean_up_after_death(mounter.mountpoint)
+    clean_up_after_death(mounter.mountpoint)
 
     assert mounter.is_serving()
 

@@ -1,11 +1,17 @@
 """The words after -o."""
 
+import grp
 from pathlib import Path
 
 import pytest
 
 from ovfuse.errors import UsageError
-from ovfuse.serve.options import MountOptions, parse_options
+from ovfuse.serve.options import (
+    MountOptions,
+    escaped,
+    parse_options,
+    split_options,
+)
 
 
 def test_nothing_asked_is_the_default() -> None:
@@ -19,7 +25,7 @@ def test_every_word_is_understood() -> None:
         [
             "allow_other,uid=7,gid=8,umask=027,noexec",
             "strict,allow_untrusted,allow_rollback,model=vision/detector",
-            "engine=libfuse,log=/var/log/ovfuse.log",
+            "engine=libfuse,log=/var/log/ovfuse.log,audit=no",
         ]
     )
 
@@ -34,14 +40,30 @@ def test_every_word_is_understood() -> None:
         allow_rollback=True,
         model="vision/detector",
         engine="libfuse",
+        audit=False,
         log=Path("/var/log/ovfuse.log"),
     )
 
 
-def test_words_of_fstab_are_swallowed() -> None:
-    words = "ro,nosuid,nodev,_netdev,auto,noauto,nofail,user,users,defaults"
+@pytest.mark.parametrize(
+    "words",
+    [
+        "ro,nosuid,nodev,noatime,nodiratime,relatime,async",
+        "_netdev,auto,noauto,nofail,user,users,nouser,owner,group,defaults",
+        "x-systemd.requires=a.service,X-mount.mkdir,comment=models",
+        "user,noexec,exec",
+    ],
+)
+def test_words_of_fstab_are_swallowed(words: str) -> None:
+    assert parse_options([words]) == MountOptions()
 
-    assert parse_options([words, "x-systemd.requires=a.service"]) == MountOptions()
+
+def test_accounts_have_names_and_numbers() -> None:
+    group = grp.getgrgid(1)
+    options = parse_options([f"uid=root,gid={group.gr_name}"])
+
+    assert (options.uid, options.gid) == (0, 1)
+    assert parse_options(["uid=4294967294"]).uid == 4294967294  # whose it ever is
 
 
 def test_the_last_of_a_repeated_word_holds() -> None:
@@ -87,11 +109,17 @@ def test_log_file_is_absolute() -> None:
         ("rw", "read-only"),
         ("x", "'x'"),
         ("uid", "takes a value"),
-        ("uid=", "a number"),
-        ("uid=root", "a number"),
-        ("uid=-1", "a number"),
-        ("uid=4294967295", "a number"),
-        ("gid=²", "a number"),
+        ("uid=", "no such account"),
+        ("uid=no one", "'no one': no such account"),
+        ("uid=-1", "no such account"),
+        ("uid=4294967295", "no number of an account"),
+        ("uid=00000000001", "no number of an account"),
+        ("gid=²", "no such group"),
+        ("gid=a\0b", "no such group"),
+        ("gid=\udcff", "no such group"),
+        ("audit=", "'' is not known"),
+        ("audit=off", "'off' is not known"),
+        ("audit", "takes a value"),
         ("umask=8", "octal"),
         ("umask=01777", "octal"),
         ("umask=", "octal"),
@@ -122,3 +150,13 @@ def test_unknown_word_lists_the_known_ones() -> None:
 
     for word in ("allow_other", "uid=", "strict", "engine=", "log="):
         assert word in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "option", ["model=a,b", "model=a\\", "model=\\,", "strict", ""]
+)
+def test_what_is_escaped_is_found_again(option: str) -> None:
+    assert list(split_options(f"{escaped(option)},noexec")) == [
+        *filter(None, [option]),
+        "noexec",
+    ]

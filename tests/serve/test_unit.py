@@ -73,8 +73,17 @@ def test_unit_is_valid(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", HIDING)
 def test_nothing_hides_the_mount(name: str) -> None:
-    assert name not in dict(settings())
-    assert name not in dict(settings(ENDED))
+    for unit in (UNIT, ENDED):
+        assert dict(settings(unit)).get(name, "no") == "no"
+
+
+@pytest.mark.parametrize("unit", [UNIT, ENDED])
+def test_own_network_does_not_hide_the_mount(unit: Path) -> None:
+    """As it does from systemd 254 on, unless it is told not to."""
+    said = dict(settings(unit))
+
+    assert said["PrivateNetwork"] == "yes"
+    assert said["PrivateMounts"] == "no"
 
 
 def test_store_is_as_large_as_the_service_is_told() -> None:
@@ -82,7 +91,7 @@ def test_store_is_as_large_as_the_service_is_told() -> None:
 
     assert said["Environment"] == f"FDSTORE={said['FileDescriptorStoreMax']}"
     assert said["KillMode"] == "mixed"
-    assert said["NotifyAccess"] == "main"
+    assert said["NotifyAccess"] == "exec"  # not the one that serves
 
 
 def test_secrets_stay_in_memory() -> None:
@@ -207,6 +216,24 @@ def test_ready_when_the_mount_answers_and_gone_when_stopped(
             _, errors = daemon.communicate(timeout=30)
     assert daemon.returncode == 0, errors
     assert find_mount(service.mountpoint) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [(["premount"], 2), (["mount", "-o", "premounted"], 21)],
+)
+def test_what_only_a_unit_can_do(service: Service, words: list[str], code: int) -> None:
+    places = service.variables["CIPHERDIR"], service.variables["MOUNTPOINT"]
+    done = subprocess.run(
+        [sys.executable, "-m", "ovfuse", *words, *places],
+        env=service.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == code
+    assert re.fullmatch("ovfuse: error: .*\nhint: .*systemd.*\n", done.stderr)
 
 
 @pytest.mark.fuse

@@ -1,37 +1,52 @@
 """A whole system of its own: real systemd in a container that this machine boots.
 
-The root directory is made once, by debootstrap, and kept below .cache; each container
-writes to a layer upon it. It has the checkout, read-only, and so the same ovfuse with
-the same Python. Nothing of it outlives whoever booted it: it lives in a PID namespace
-and a mount namespace, whose first process is killed with its parent.
+The root directory is made once for each version of Debian, by debootstrap, and kept
+below .cache; each container writes to a layer upon it, which outlives a reboot. It has
+the checkout, read-only, and so the same ovfuse, if it has that Python. Nothing of it
+outlives whoever booted it: it lives in a PID namespace and a mount namespace, whose
+first process is killed with its parent.
 """
 
-import fcntl
-import hashlib
 import os
 import platform
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
+from tests.support.made_once import made_once
 from tests.support.process_memory import descendants_of
 from tests.support.waiting import wait_until
 
-__all__ = ["Container", "booted", "missing"]
+__all__ = ["SUITES", "TPM", "Container", "booted", "missing", "own_suite"]
 
 ROOT = Path(__file__).parents[2]
 
 _CACHE = ROOT / ".cache" / "container"
-_PACKAGES = ("systemd", "systemd-sysv", "dbus", "fuse3", "python3", "procps")
+_PACKAGES = (
+    *("systemd", "systemd-sysv", "dbus", "fuse3", "python3", "procps"),
+    "python3-venv",  # which scripts/install could not get: there is no network
+)
+_MORE_PACKAGES = {
+    "bookworm": ("libtss2-esys-3.0.2-0", "libtss2-rc0", "libtss2-mu0"),
+    "trixie": (
+        *("libtss2-esys-3.0.2-0t64", "libtss2-rc0t64", "libtss2-mu-4.0.1-0t64"),
+        "e2fsprogs",  # which any system had before
+    ),
+}
+"""What systemd-creds loads if there is a TPM, and what scripts/install asks for."""
+SUITES = tuple(_MORE_PACKAGES)
+"""The versions of Debian that can be booted, besides the machine's."""
 _COMMANDS = ("debootstrap", "systemd-nspawn", "nsenter", "setpriv", "unshare")
 _CGROUPS = Path("/sys/fs/cgroup")
 _CGROUP = "ovfuse-test."
-_SECONDS = 60.0
-"""For any one command inside."""
+_SECONDS = 180.0
+"""For any one command inside; an installation is one."""
 
 # Cgroups of its own, for nspawn to use; then namespaces, which end with this process.
 _BEGIN = """
@@ -47,24 +62,50 @@ exec unshare --mount --pid --fork --kill-child --mount-proc "$@"
 """
 
 
-def missing() -> str:
-    """Why not even root can boot a container here, or an empty string."""
+def missing(suite: str = "") -> str:
+    """Why not even root can boot a container here, or an empty string.
+
+    Args:
+        suite: as for `booted`.
+    """
     for command in _COMMANDS:
         if shutil.which(command) is None:
             return f"{command} is not on PATH"
-    if platform.freedesktop_os_release().get("ID") != "debian":
+    if not own_suite():
         return "the container is made of Debian's packages, as the machine must be"
-    if not os.path.realpath(sys.executable).startswith("/usr/bin/"):
+    if not suite and not os.path.realpath(sys.executable).startswith("/usr/bin/"):
         return "the container has another Python than the tests"
     return ""
+
+
+def own_suite() -> str:
+    """Return the machine's version of Debian; nothing if that is another system."""
+    with suppress(OSError):
+        facts = platform.freedesktop_os_release()
+        if facts.get("ID") == "debian":
+            return facts.get("VERSION_CODENAME", "")
+    return ""
+
+
+class TPM:
+    """Where systemd looks for a TPM, which may be run in the container's network."""
+
+    port: Final = 2321
+    tcti: Final = f"swtpm:host=127.0.0.1,port={port}"
+    server: Final = f"type=tcp,port={port},bindaddr=127.0.0.1"
+    control: Final = f"type=tcp,port={port + 1},bindaddr=127.0.0.1"
 
 
 class Container:
     """A system that runs; see `booted`."""
 
-    def __init__(self, init: int) -> None:
-        self.init = init
+    def __init__(self, outermost: "subprocess.Popen[bytes]", log: Path) -> None:
+        self._outermost, self._log = outermost, log
+        self.init = 0
         """The number of its first process, outside."""
+        self.python = "/usr/bin/python3"
+        """Once there is an ovfuse, the interpreter that has what ovfuse needs."""
+        self._wait_for_boot()
 
     def run(
         self, *command: str | os.PathLike[str], check: bool = True, given: str = ""
@@ -94,6 +135,17 @@ class Container:
         assert not check or done.returncode == 0, (command, done)
         return done
 
+    def reboot(self) -> None:
+        """Let it boot once more; what it has written stays, but for /run and /tmp."""
+        before = Path(f"/proc/{self.init}")
+        self.run("systemctl", "reboot", check=False)  # it may end before it answers
+        wait_until(lambda: not before.exists())
+        self._wait_for_boot()
+
+    def _wait_for_boot(self) -> None:
+        self.init = _init_below(self._outermost, self._log)
+        self.run("systemctl", "is-system-running", "--wait", check=False)
+
     def path(self, inside: str) -> Path:
         """Return where a path inside is, outside."""
         return Path(f"/proc/{self.init}/root{inside}")
@@ -110,23 +162,25 @@ class Container:
 
 
 @contextmanager
-def booted(scratch: Path) -> Iterator[Container]:
+def booted(scratch: Path, suite: str = "") -> Iterator[Container]:
     """Boot, and give a container in which systemd is done with that; end it after.
 
     Args:
         scratch: an empty directory.
+        suite: the version of Debian, one of `SUITES`; that container is clean. Without,
+            it is the machine's, and has the tests' own ovfuse in /usr/local/bin.
     """
-    root = _made_root()
+    root = _made_root(suite or own_suite())
     _remove_cgroups()
     log = scratch / "console"
     mountpoint = scratch / "container"
     mountpoint.mkdir()
-    group = f"{_CGROUP}{os.getpid()}.{scratch.stat().st_ino}"
+    group = f"{_CGROUP}{os.getpid()}.{time.monotonic_ns()}"
     begin = ["setpriv", "--pdeathsig", "KILL", "sh", "-c", _BEGIN, "sh", group]
     boot = [sys.executable, "-m", "tests.support.container_boot"]
     with log.open("wb") as console:
         outermost = subprocess.Popen(
-            [*begin, *_cgroup_trees(), "--", *boot, root, mountpoint, ROOT],
+            [*begin, *_cgroup_trees(), "--", *boot, root, mountpoint, ROOT, TPM.tcti],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=console,
@@ -134,10 +188,11 @@ def booted(scratch: Path) -> Iterator[Container]:
             start_new_session=True,
         )
     try:
-        container = Container(_init_below(outermost, log))
-        container.run("systemctl", "is-system-running", "--wait", check=False)
-        program = Path(sys.executable).with_name("ovfuse")
-        container.run("ln", "-s", program, "/usr/local/bin/ovfuse")
+        container = Container(outermost, log)
+        if not suite:
+            program = Path(sys.executable).with_name("ovfuse")
+            container.run("ln", "-s", program, "/usr/local/bin/ovfuse")
+            container.python = sys.executable
         yield container
     finally:
         outermost.kill()  # and with it, by --kill-child, everything
@@ -189,31 +244,22 @@ def _below(pid: int) -> Iterator[int]:
             yield from _below(child)
 
 
-def _made_root() -> Path:
+def _made_root(suite: str) -> Path:
     """Return the root directory that all containers share, made if there is none."""
-    suite = platform.freedesktop_os_release()["VERSION_CODENAME"]
-    key = hashlib.sha256(" ".join((suite, *_PACKAGES)).encode()).hexdigest()[:16]
-    root = _CACHE / key
-    _CACHE.mkdir(parents=True, exist_ok=True)
-    with (_CACHE / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not root.is_dir():
-            new = _CACHE / "new"
-            shutil.rmtree(new, ignore_errors=True)
-            _bootstrap(suite, new)
-            new.rename(root)
-    return root
+    packages = (*_PACKAGES, *_MORE_PACKAGES.get(suite, ()))
+    text = " ".join((suite, *packages))
+    return made_once(_CACHE, text, lambda root: _bootstrap(suite, packages, root))
 
 
-def _bootstrap(suite: str, root: Path) -> None:
+def _bootstrap(suite: str, packages: Sequence[str], root: Path) -> None:
     done = subprocess.run(
         [
             "debootstrap",
             "--variant=minbase",
-            f"--include={','.join(_PACKAGES)}",
+            f"--include={','.join(packages)}",
             suite,
             root,
-            *_mirror(suite),
+            *_mirror(),
         ],
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -223,9 +269,10 @@ def _bootstrap(suite: str, root: Path) -> None:
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
 
-def _mirror(suite: str) -> list[str]:
+def _mirror() -> list[str]:
     """Return where this machine's own packages come from, if it says so."""
-    wanted = ("Created-By: Packages", f"Codename: {suite}", "Component: main")
+    own = f"Codename: {own_suite()}"
+    wanted = ("Created-By: Packages", own, "Component: main")
     words = ["apt-get", "indextargets", "--format", "$(REPO_URI) $(LABEL)", *wanted]
     said = subprocess.run(words, capture_output=True, text=True, check=False).stdout
     found = [line.split() for line in said.splitlines()]

@@ -1,8 +1,9 @@
-"""`python -m tests.support.container_boot ROOT PLACE SHOWN`: boots a container.
+"""`python -m tests.support.container_boot ROOT PLACE SHOWN TPM`: boots a container.
 
 Used by `container` alone, which has made namespaces for it. ROOT is a root directory,
 upon which a layer in memory is put at PLACE; SHOWN is there in the container, too,
-read-only.
+read-only. TPM is where systemd looks for one. When the container wants to reboot, it is
+booted again.
 """
 
 import ctypes
@@ -17,10 +18,12 @@ __all__ = ["main"]
 
 _MNT_DETACH = 2
 _OF_THE_SYSTEM = ("/proc", "/sys", "/dev")
+_REBOOT = 133
+"""What systemd-nspawn --keep-unit ends with, to be started again."""
 
 
-def main(root: Path, place: Path, shown: Path) -> None:
-    """Become the container's outermost process."""
+def main(root: Path, place: Path, shown: Path, tpm: str) -> int:
+    """Boot until it is switched off; return how it ended."""
     _let_go_of_mounts(root, place, shown)
     subprocess.run(["mount", "-t", "tmpfs", "none", place], check=True)
     layers = {"lowerdir": root}
@@ -39,8 +42,14 @@ def main(root: Path, place: Path, shown: Path) -> None:
         "--link-journal=no",
     ]
     nspawn += ["--bind=/dev/fuse", f"--bind-ro={shown}", "--private-network"]
+    nspawn += [f"--setenv=SYSTEMD_TPM2_DEVICE={tpm}"]
     nspawn += ["--hostname=ovfuse-test", "--machine=ovfuse-test"]
-    os.execvp(nspawn[0], nspawn)  # noqa: S606  a list, no shell
+    # Else a test in which it is midnight sees what is done once a day.
+    nspawn += ["systemd.mask=timers.target"]
+    while True:
+        code = subprocess.run(nspawn, check=False).returncode
+        if code != _REBOOT:
+            return code
 
 
 def _let_go_of_mounts(*needed: Path) -> None:
@@ -56,4 +65,4 @@ def _let_go_of_mounts(*needed: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]))

@@ -5,6 +5,9 @@ import signal
 from contextlib import suppress
 from pathlib import Path
 
+from tests.support.mounting import is_gone
+from tests.support.waiting import wait_until
+
 __all__ = ["child_of", "kill_for_good", "parent_of", "unwrappers_of"]
 
 
@@ -14,13 +17,19 @@ def parent_of(pid: int) -> int:
 
 
 def kill_for_good(daemon: int) -> None:
-    """Kill a daemon and its keeper, if it has one; neither can do anything about it."""
+    """Kill a daemon and its keeper, if it has one; neither can do anything about it.
+
+    They have ended when this returns: of what a dying one takes, libfuse may lose some.
+    """
     keeper = parent_of(daemon)
     os.kill(daemon, signal.SIGSTOP)  # else it would see the keeper go
+    ended = [daemon]
     if _command_line(keeper) == _command_line(daemon):  # it is a fork of it
         os.kill(keeper, signal.SIGKILL)
+        ended.append(keeper)
     with suppress(ProcessLookupError):
         os.kill(daemon, signal.SIGKILL)
+    wait_until(lambda: all(map(is_gone, ended)))
 
 
 def _command_line(pid: int) -> bytes:

@@ -406,7 +406,8 @@ def daemons_of(mountpoint: Path) -> list[int]:
             words = (process / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if wanted in words and b"mount" in words:
+        names = {word.rpartition(b"/")[2] for word in words}
+        if wanted in words and names & {b"mount", b"mount.fuse.ovfuse"}:
             found.append(int(process.name))
     return found
 

@@ -40,7 +40,7 @@ def _missing_systemd() -> str:
 
 
 def _missing_tools() -> str:
-    names = ("age", "age-keygen", "openssl", "ssh-keygen", "strace")
+    names = ("age", "age-keygen", "keyctl", "openssl", "ssh-keygen", "strace", "swtpm")
     return next(filter(None, map(_missing_command, names)), "")
 
 

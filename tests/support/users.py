@@ -17,9 +17,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import pytest
+
 import ovfuse
 
-__all__ = ["NOBODY", "STRANGER", "open_directory", "usable_fuse", "users_program"]
+__all__ = [
+    "NOBODY",
+    "STRANGER",
+    "needs_root",
+    "open_directory",
+    "usable_fuse",
+    "users_program",
+]
+
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root may look into a process that leaves no dump"
+)
 
 NOBODY = 65534
 STRANGER = 54321

@@ -268,10 +268,14 @@ class KeptLaunch:
         self._channel.close_inherited()  # all has been taken that is of use
         return bool(self._channel.ask("ready").get("heard"))
 
+    def report(self, status: str) -> None:
+        """Tell the keeper, which tells the service manager, and else loses patience."""
+        self._tell("report", status=status)
+
     def stopping(self) -> None:
         """Tell the keeper."""
         self._tell("stopping")
 
-    def _tell(self, kind: str) -> None:
+    def _tell(self, kind: str, **fields: object) -> None:
         with suppress(OSError):
-            self._channel.tell(kind)
+            self._channel.tell(kind, **fields)

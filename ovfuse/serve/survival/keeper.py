@@ -6,18 +6,18 @@ or asked by SIGTERM to leave the mount to the next keeper. Single-threaded.
 """
 
 import os
+import select
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
-from ovfuse.errors import MountFailedError, OvfuseError, describe
-from ovfuse.keeping import Keeping, Record
-from ovfuse.serve.background import Launch, describe_error, error_of
+from ovfuse.errors import MountFailedError, OvfuseError
+from ovfuse.keeping import Record
+from ovfuse.serve.background import Launch, error_of
 from ovfuse.serve.survival.channel import (
     LOCKED,
     Channel,
@@ -29,14 +29,12 @@ from ovfuse.serve.survival.channel import (
     receive,
     send,
 )
+from ovfuse.serve.survival.daemon import Serve, run_daemon
 from ovfuse.serve.survival.reload import Restart, reason_against, start_anew
 from ovfuse.serve.survival.store import Store
-from ovfuse.serve.survival.unwrappers import Unwrap, Unwrappers, die_with
+from ovfuse.serve.survival.unwrappers import Unwrap, Unwrappers
 
 __all__ = ["Means", "Serve", "keep_serving"]
-
-Serve = Callable[[Launch, Keeping], None]
-"""Mounts, or goes on with what was mounted, and serves to the end."""
 
 _OF_THE_MOUNT: Final = frozenset({"connection", "device", "ledger", LOCKED})
 """The records that are needed without a key."""
@@ -59,11 +57,17 @@ class Means:
         restart: how another version of the program goes on.
         unwrap: what a short-lived process does that the daemon asks for.
         store: where records outlive the keeper, those that are inherited included.
+        patience: seconds without a report after which a daemon that served hangs,
+            and is replaced; 0: there are no reports.
+        held: descriptors for these short-lived processes, not for a daemon; until the
+            mount is locked.
     """
 
     restart: Restart | None = None
     unwrap: Unwrap | None = None
     store: Store | None = None
+    patience: float = 0.0
+    held: tuple[int, ...] = ()
 
 
 def keep_serving(
@@ -107,14 +111,16 @@ class _Keeper:
         self._launch = launch
         self._restart = means.restart
         self._records: Records = inherited or {}
-        self._unwrappers = Unwrappers(means.unwrap)
+        self._unwrappers = Unwrappers(means.unwrap, means.held)
         self._store = means.store
+        self._patience = means.patience
         self._buffer = new_buffer()
         goes_on = inherited is not None
         is_restart = self._store is not None and self._store.was_inherited
         reason = "restarted" if is_restart else "reloaded"
         self._end = End(crashed=False, reason=reason) if goes_on else None
         self._pid = 0
+        self._daemon: socket.socket | None = None
         self._was_ready, self._is_ready = goes_on, False
         self._was_told = goes_on and not is_restart  # that it is ready
         self._is_to_reload = False
@@ -129,7 +135,8 @@ class _Keeper:
     def run(self) -> bool:
         """See `keep_serving`."""
         before = [(n, signal.signal(n, self._forward)) for n in _SIGNALS]
-        before.append((signal.SIGALRM, signal.signal(signal.SIGALRM, self._give_up)))
+        give_up = signal.signal(signal.SIGALRM, self._give_up)
+        before.append((signal.SIGALRM, give_up))
         reap = self._unwrappers.reap
         before.append((signal.SIGCHLD, signal.signal(signal.SIGCHLD, reap)))
         try:
@@ -141,6 +148,7 @@ class _Keeper:
                 attempts = 0 if self._has_lived() else attempts + 1
                 self._check()
         finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
             for number, handler in before:
                 signal.signal(number, handler)
             for record in self._records.values():
@@ -188,13 +196,17 @@ class _Keeper:
         self._pid = os.fork()
         if self._pid == 0:
             ours.close()
+            self._unwrappers.empty_held()
             waits = self._store is not None
             channel = Channel(theirs, self._records, self._end, waits=waits)
             launch = KeptLaunch(self._launch, channel)
             last = signal.SIGKILL if waits else signal.SIGTERM
-            _run_daemon(self._serve, launch, channel, keeper, last)
+            run_daemon(self._serve, launch, channel, keeper, last)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         theirs.close()
+        self._daemon = ours
+        if self._was_ready:
+            self._wait_for_report()
         with ours:
             while (message := receive(ours, self._buffer)) is not None:
                 self._attend(message, ours)
@@ -227,6 +239,9 @@ class _Keeper:
             case "detach":
                 if not self._was_ready:
                     self._launch.detach()
+            case "report":
+                self._launch.report(fields["status"])
+                self._wait_for_report()
             case "stopping":
                 self._launch.stopping()
             case "failed":
@@ -265,6 +280,7 @@ class _Keeper:
         """Drop everything that leads to a key or to plaintext."""
         if LOCKED not in self._records:
             self._keep(LOCKED, Record(b""))
+        self._unwrappers.empty_held()
         for name in self._records.keys() - _OF_THE_MOUNT:
             self._drop(name)
         if self._store:
@@ -293,7 +309,12 @@ class _Keeper:
             return True
         self._was_ready = self._was_told = True
         self._launch.settle()
+        self._wait_for_report()
         return self._launch.ready()
+
+    def _wait_for_report(self) -> None:
+        if self._patience:
+            signal.setitimer(signal.ITIMER_REAL, self._patience)
 
     def _check(self) -> None:
         """Decide whether there is to be another daemon.
@@ -331,7 +352,8 @@ class _Keeper:
         try:
             if not self._asked_to_stop:
                 stored = self._store.facts if self._store else None
-                start_anew(restart, self._records, stored)
+                held = self._unwrappers.held
+                start_anew(restart, self._records, stored, held)
         except OSError:
             self._end = End(crashed=False, reason="not reloaded")
         finally:
@@ -351,33 +373,17 @@ class _Keeper:
             with suppress(ProcessLookupError):  # it has just been waited for
                 os.kill(self._pid, number)
 
+    def _has_message(self) -> bool:
+        daemon = self._daemon
+        sockets = [daemon] if daemon is not None and daemon.fileno() >= 0 else []
+        return bool(select.select(sockets, [], [], 0)[0])
+
     def _give_up(self, _number: int, _frame: object) -> None:
+        """End a daemon that was interrupted at its start, or hangs."""
         if self._pid and not self._was_ready:
             os.kill(self._pid, signal.SIGTERM)
-
-
-def _run_daemon(
-    serve: Serve, launch: Launch, channel: Channel, keeper: int, last: signal.Signals
-) -> NoReturn:
-    """Serve, and leave without the keeper's half of the Python stack."""
-    code = 1
-    try:
-        die_with(keeper, last)
-        try:
-            serve(launch, channel)
-            channel.tell("ended")
-            code = 0
-        except OvfuseError as error:
-            code = error.exit_code
-            channel.tell("failed", **describe_error(error))
-        except Exception as error:  # noqa: BLE001  it is told to the keeper
-            failed = MountFailedError(f"unexpected: {describe(error)}")
-            channel.tell("failed", **describe_error(failed))
-    except KeyboardInterrupt:
-        code = 130
-    except OSError:
-        pass  # the keeper is gone
-    finally:
-        with suppress(OSError, ValueError):
-            sys.stderr.flush()
-        os._exit(code)
+        elif self._pid and self._has_message():
+            self._wait_for_report()  # it is the keeper that is slow
+        elif self._pid:
+            self._reason = "the last did not answer"
+            os.kill(self._pid, signal.SIGKILL)

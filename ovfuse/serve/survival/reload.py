@@ -8,7 +8,6 @@ kernel that is never swapped. Whether the new one can take them is found out bef
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from ovfuse.keeping import Record
 from ovfuse.quote import quoted
 from ovfuse.secret import lock_all_memory
 from ovfuse.serve.survival.channel import Records
+from ovfuse.serve.survival.installed import current_python
 from ovfuse.serve.survival.restarted import VARIABLE, take_pipe
 
 __all__ = [
@@ -31,14 +31,17 @@ __all__ = [
 _VERSION: Final = 1
 """Of the records: the programs before and after must mean the same by them."""
 _PLAN: Final = "plan"
-_PROGRAM: Final = (sys.executable, "-P")
-"""With -P, nothing is imported from where the process happens to be."""
 _CHECK: Final = (
     "import sys, ovfuse.cli.mount, ovfuse.serve.kernel, ovfuse.view, ovfuse.keys;"
     "from ovfuse.serve.survival.reload import check; check(sys.argv[1])"
 )
 """With all that a daemon needs."""
 _CHECK_SECONDS: Final = 60
+
+
+def _program() -> list[str]:
+    """With -P, nothing is imported from where the process happens to be."""
+    return [current_python(), "-P"]
 
 
 def check(version: str) -> None:
@@ -62,7 +65,7 @@ class Restart:
 
 def reason_against() -> str | None:
     """Tell why the program, as it is on disk now, cannot go on, if so."""
-    command = [*_PROGRAM, "-c", _CHECK, f"{_VERSION}"]
+    command = [*_program(), "-c", _CHECK, f"{_VERSION}"]
     try:
         done = subprocess.run(  # noqa: S603  a list, no shell
             command,
@@ -81,27 +84,31 @@ def reason_against() -> str | None:
 
 
 def start_anew(
-    restart: Restart, records: Records, stored: Mapping[str, Any] | None
+    restart: Restart,
+    records: Records,
+    stored: Mapping[str, Any] | None,
+    held: Sequence[int] = (),
 ) -> NoReturn:
     """Become the program as it is on disk now, which gets plan and records.
 
     And, as `stored` in the plan, what the service manager's store has; None: no store.
+    And, as `held` there, further descriptors.
 
     Signals should be blocked: they then reach the new program when it can take them.
 
     Raises:
         OSError: it cannot be started; all is as before.
     """
-    plan = json.dumps({**restart.plan, "stored": stored})
+    plan = json.dumps({**restart.plan, "stored": stored, "held": held})
     records = {**records, _PLAN: Record(plan.encode("ascii"))}
-    command = [*_PROGRAM, "-m", "ovfuse", *restart.words]
+    command = [*_program(), "-m", "ovfuse", *restart.words]
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reader)
         _write(writer, records)
     os.close(writer)
-    kept = [fd for record in records.values() for fd in record.fds]
+    kept = [*held, *(fd for record in records.values() for fd in record.fds)]
     try:
         for fd in (reader, *kept):
             os.set_inheritable(fd, True)
@@ -137,7 +144,10 @@ def inherited_records() -> tuple[dict[str, Any], Records]:
         os.close(pipe)
     with suppress(ChildProcessError):
         os.wait()  # for who wrote it
-    return json.loads(bytes(records.pop(_PLAN).data)), records
+    plan = json.loads(bytes(records.pop(_PLAN).data))
+    for fd in plan["held"]:
+        os.set_inheritable(fd, False)
+    return plan, records
 
 
 def _read(pipe: int, size: int) -> memoryview:

@@ -40,6 +40,8 @@ _OF_FILES: Final = (PASSING, "resident/")
 """Of these there may be many; a quarter of the room is for what matters more."""
 _NAME: Final = re.compile("ovfuse-(record|file)-([0-9]{1,15})")
 _RECORD, _FILE = "ovfuse-record", "ovfuse-file"
+_FRESH: Final = "ovfuse-fresh"
+"""A connection that was made for the service, which has not begun to use it."""
 _FIRST: Final = 3
 """SD_LISTEN_FDS_START"""
 _PATIENCE_SECONDS: Final = 5.0
@@ -77,6 +79,8 @@ class Store:
         self._has_warned = False
         self._unsent: deque[tuple[bytes, int]] = deque()
         self._plan_before: dict[str, Any] = {}
+        self.fresh: int | None = None
+        """Nobody else's any more; a connection that was made for the service."""
         self.was_inherited = False
         """Whether another keeper, which has ended, left what is gone on with."""
 
@@ -111,6 +115,12 @@ class Store:
         for record in records.values():
             record.close()
         return {}
+
+    def hand_over(self, connection: int) -> None:
+        """Have a connection passed to the service when it is started."""
+        self._take_out(_FRESH)
+        self._add(_FRESH, connection)
+        self.settle()
 
     def plan(self, plan: Mapping[str, Any]) -> None:
         """Note what is mounted, before anything is kept of it."""
@@ -221,6 +231,13 @@ class Store:
 
     def _read(self, fds: Mapping[str, int]) -> Records:
         """Return the records that are whole; of all others, nothing is left."""
+        fds = dict(fds)
+        self.fresh = fds.pop(_FRESH, None)
+        if self.fresh is not None:
+            # If this process ends now, so does the connection: whoever went on could
+            # not tell whether the kernel was answered, and would wait in vain.
+            self._take_out(_FRESH)
+            self.settle()
         numbered = [(m[1], int(m[2]), fd) for n, fd in fds.items() if (m := _is_own(n))]
         files = {number: fd for kind, number, fd in numbered if kind == "file"}
         self._last = max((number for _, number, _ in numbered), default=0)

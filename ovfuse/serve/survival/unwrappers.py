@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final, NoReturn
 
@@ -45,10 +45,12 @@ class Unwrappers:
 
     Args:
         unwrap: what each of them does.
+        held: descriptors that they, and nobody else, read identities from; owned.
     """
 
-    def __init__(self, unwrap: Unwrap | None) -> None:
+    def __init__(self, unwrap: Unwrap | None, held: Sequence[int] = ()) -> None:
         self._unwrap = unwrap
+        self.held: Final = tuple(held)
         self._pids: set[int] = set()
 
     def start(self, record: Record, records: Records) -> None:
@@ -65,11 +67,21 @@ class Unwrappers:
             with suppress(OSError):
                 pid = os.fork()
                 if pid == 0:
-                    _run(self._unwrap, record.fds[0], records, keeper)
+                    _run(self._unwrap, record.fds[0], self.held, records, keeper)
                 self._pids.add(pid)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             self.reap()  # it may have ended before it was known
         record.close()
+
+    def empty_held(self) -> None:
+        """Let go of what identities are read from: it is not for this process.
+
+        The numbers stay taken, or they would come to mean something else.
+        """
+        nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        for fd in self.held:
+            os.dup2(nothing, fd, inheritable=False)
+        os.close(nothing)
 
     def reap(self, *_: object) -> None:
         """Forget those that have ended; also a handler of SIGCHLD."""
@@ -110,7 +122,9 @@ def die_with(keeper: int, last: signal.Signals = signal.SIGTERM) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
-def _run(unwrap: Unwrap, fd: int, records: Records, keeper: int) -> NoReturn:
+def _run(
+    unwrap: Unwrap, fd: int, held: Sequence[int], records: Records, keeper: int
+) -> NoReturn:
     """Do it, with nothing of the mount, and leave without the keeper's half."""
     code = 1
     try:
@@ -118,9 +132,16 @@ def _run(unwrap: Unwrap, fd: int, records: Records, keeper: int) -> NoReturn:
         die_with(keeper)
         for record in records.values():
             record.wipe()
-        os.closerange(_FIRST_FD, fd)
-        os.closerange(fd + 1, _LAST_FD)
+        _close_all_but({fd, *held})
         unwrap(socket.socket(fileno=fd))
         code = 0
     finally:
         os._exit(code)
+
+
+def _close_all_but(kept: set[int]) -> None:
+    first = _FIRST_FD
+    for fd in sorted(kept):
+        os.closerange(first, fd)
+        first = max(first, fd + 1)
+    os.closerange(first, _LAST_FD)
