@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "ovfuse"
 
 # In the order in which data flows; serve and load never import each other.
 LAYERS = (
-    {"errors", "keeping", "memory", "mountinfo", "quote", "secret"},
+    {"errors", "events", "keeping", "memory", "mountinfo", "quote", "secret"},
     {"sealed"},
     {"keys"},
     {"view"},
@@ -28,9 +28,11 @@ FENCES = {
     "blake3": {"sealed", "keys"},
     "cryptography": {"sealed", "keys"},
     "pyrage": {"sealed", "keys"},
+    "tpm2_pytss": {"keys"},
     "mfusepy": {"serve"},
     "openvino": {"load"},
     "openvino_genai": {"load"},
+    "prometheus_client": {"serve"},
     "watchdog": {"view"},
 }
 TERMINAL_LAYER = "cli"  # alone prints and exits

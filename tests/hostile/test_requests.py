@@ -29,6 +29,7 @@ from ovfuse.serve.kernel.operations import REPLY_SIZE, REQUEST_SIZE, Operations
 from ovfuse.serve.kernel.wire import Opcode
 from ovfuse.serve.known_nodes import ROOT_ID
 from ovfuse.serve.options import MountOptions
+from ovfuse.serve.processes import NOBODY, Caller
 from ovfuse.view.tree import open_view
 from tests.hostile.published import NAME, NEW_FILES, make_published, permissive, write
 from tests.support.sealed import recipient_of
@@ -311,10 +312,12 @@ class Watched(Failures):
         super().__init__()
         self.unforeseen: list[Exception] = []
 
-    def record(self, operation: str, path: bytes, error: Exception) -> int:
+    def record(
+        self, operation: str, path: bytes, error: Exception, caller: Caller = NOBODY
+    ) -> int:
         if not isinstance(error, OvfuseError):
             self.unforeseen.append(error)
-        return super().record(operation, path, error)
+        return super().record(operation, path, error, caller)
 
 
 @pytest.fixture

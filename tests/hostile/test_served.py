@@ -128,7 +128,7 @@ def test_refusal_is_remembered_for_a_while(
 
     monkeypatch.setattr(SealedModel, "at", count)
     now = [1000.0]
-    monkeypatch.setattr("ovfuse.view.slot.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("ovfuse.view.refusal.time.monotonic", lambda: now[0])
     slot = view.slots[1]
     assert isinstance(slot, ModelSlot)
     for _ in range(5):
