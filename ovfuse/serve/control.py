@@ -98,6 +98,8 @@ class ControlServer:
             has been made.
         commands: what else may be asked for, by name; each is given the request and
             returns the answer, and what to do when that is on its way.
+        succeeds: whether another process answered for this mount, which was killed;
+            it may be there still, if the kernel does not let it end yet.
     """
 
     def __init__(
@@ -105,9 +107,12 @@ class ControlServer:
         mountpoint: Path,
         answer: Callable[[], dict[str, Any]],
         commands: "Mapping[str, Command] | None" = None,
+        *,
+        succeeds: bool = False,
     ) -> None:
         self._commands = {"status": lambda _: (answer(), None), **(commands or {})}
         self._mountpoint = mountpoint
+        self._succeeds = succeeds
         self._path = socket_path(mountpoint, runtime_directory())
         self._number = 0
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -117,7 +122,9 @@ class ControlServer:
     def __enter__(self) -> Self:
         try:
             with _locked_directory(self._path.parent):
-                if not _remove_if_dead(self._path):
+                if self._succeeds:
+                    self._path.unlink(missing_ok=True)
+                elif not _remove_if_dead(self._path):
                     self._take_over()
                 self._bind()
         except OSError as error:

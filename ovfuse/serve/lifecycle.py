@@ -305,6 +305,7 @@ class _Service:
                 self._plan.open_view,
                 is_mounted=lambda: bool(self._devices),
             ).by_name,
+            succeeds=bool(self._devices),
         )
 
     def _device_that_answers(self) -> "Callable[[], int | None]":

@@ -3,12 +3,15 @@
 A directory on disk is read once. Some names misbehave on purpose: `damaged`
 cannot be read and `superseded` cannot be opened; `locked` cannot be looked into,
 and looking into `slow` takes, until the file named by $OVFUSE_TEST_GATE exists. Who is
-at work on that is in a file beside it, with the suffix `.slow`.
+at work on that is in a file beside it, with the suffix `.slow`. If $OVFUSE_TEST_CHANGES
+is set, the kernel is told that `slow` has changed, whenever there is a file with the
+suffix `.change`.
 """
 
 import hashlib
 import itertools
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -22,7 +25,7 @@ from ovfuse.errors import (
     NoUsableKeyError,
     SupersededError,
 )
-from ovfuse.view.contract import ModelStatus, SealingFacts
+from ovfuse.view.contract import Change, ModelStatus, SealingFacts
 from tests.support.waiting import wait_until
 
 MTIME_NS = 1_700_000_000_123_456_789
@@ -121,8 +124,17 @@ class MemoryView:
     def is_gone(self, node: MemoryNode) -> bool:
         return False
 
-    def follow(self, tell: object) -> AbstractContextManager[None]:
+    def follow(
+        self, tell: Callable[[Sequence[Change]], None]
+    ) -> AbstractContextManager[None]:
+        if os.environ.get("OVFUSE_TEST_CHANGES"):
+            threading.Thread(target=self._change, args=[tell], daemon=True).start()
         return nullcontext()
+
+    def _change(self, tell: Callable[[Sequence[Change]], None]) -> None:
+        wait_until(_gate().with_suffix(".change").exists)
+        _gate().with_suffix(".change").unlink()
+        tell([Change(self.root.entries[b"slow"].number, [b"inner.txt"])])
 
     def totals(self) -> tuple[int, int]:
         files = [node for node in _walk(self.root) if not node.is_directory]

@@ -4,9 +4,10 @@ import errno
 import os
 import signal
 import socket
+import subprocess
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,10 @@ import pytest
 from ovfuse.keeping import Record
 from ovfuse.serve.survival.channel import Channel, End, new_buffer, receive, send
 from ovfuse.serve.survival.ledger import Ledger, Unfinished, take_over_ledger
-from tests.serve.mounter import Mounter
+from tests.serve.mounter import Mounter, is_gone
 from tests.support.keeping import Kept
 from tests.support.killing import child_of, parent_of
+from tests.support.users import needs_root
 from tests.support.waiting import wait_until
 
 
@@ -237,36 +239,36 @@ def test_kernel_that_sends_nothing_again_hears_of_all_that_may_be_unanswered(
 # Requests that are held up when a daemon dies
 
 
-class Listing(threading.Thread):
-    """Lists a directory, which may take."""
+class Waiting(threading.Thread):
+    """Asks something of a path, which may take."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, ask: Callable[[Path], object], path: Path) -> None:
         super().__init__(daemon=True)
+        self._ask = ask
         self._path = path
-        self.names: Sequence[str] | None = None
-        self.errno: int | None = None
+        self._found: object = None
         self.start()
 
     def run(self) -> None:
         try:
-            self.names = os.listdir(self._path)
+            self._found = self._ask(self._path)
         except OSError as error:
-            self.errno = error.errno
+            self._found = error.errno
 
-    def result(self) -> Sequence[str] | int | None:
-        """Return the names, or the errno."""
+    def result(self) -> object:
+        """Return the answer, or the errno."""
         self.join(30)
         assert not self.is_alive()
-        return self.names if self.errno is None else self.errno
+        return self._found
 
 
 @contextmanager
-def held_up(mounter: Mounter) -> Iterator[tuple[int, Listing]]:
+def held_up(mounter: Mounter) -> Iterator[tuple[int, Waiting]]:
     """Mount, and have a request wait; the keeper and who waits."""
     (mounter.source / "slow").mkdir()
     (mounter.source / "slow/inner.txt").touch()
     keeper = parent_of(daemon := mounter.mount())
-    listing = Listing(mounter.mountpoint / "slow")
+    listing = Waiting(os.listdir, mounter.mountpoint / "slow")
     wait_until(lambda: mounter.is_slow(daemon))
     try:
         yield keeper, listing
@@ -306,6 +308,47 @@ def test_kills_fail_no_request(mounter: Mounter) -> None:
         assert listing.result() == ["inner.txt"]
 
 
+@needs_root
+@pytest.mark.fuse
+def test_daemon_that_cannot_die_is_replaced(mounter: Mounter) -> None:
+    """It tells the kernel of a change in a directory in which a LOOKUP is answered."""
+    mounter.environment["OVFUSE_TEST_CHANGES"] = "1"
+    (mounter.source / "slow").mkdir()
+    (mounter.source / "slow/inner.txt").touch()
+    keeper = parent_of(daemon := mounter.mount())
+    with abortable(mounter.mountpoint):
+        looking = Waiting(Path.is_file, mounter.mountpoint / "slow/inner.txt")
+        wait_until(lambda: mounter.is_slow(daemon))
+        mounter.gate.with_suffix(".change").touch()
+        wait_until(lambda: "D" in states_of(daemon))
+
+        end_and_wait(mounter, keeper, signal.SIGKILL)
+        mounter.gate.touch()
+
+        assert looking.result() is True
+    wait_until(lambda: is_gone(daemon) and not Path(f"/proc/{daemon}").exists())
+    assert mounter.is_serving()
+
+
+def states_of(pid: int) -> set[str]:
+    """Return the states of a process's threads, as in proc(5)."""
+    found = set()
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(FileNotFoundError):
+            found.add((thread / "stat").read_text().rpartition(")")[2].split()[0])
+    return found
+
+
+@contextmanager
+def abortable(mountpoint: Path) -> Iterator[None]:
+    """End the connection if something goes wrong: nobody can be killed who waits."""
+    try:
+        yield
+    except BaseException:
+        subprocess.run(["umount", "-f", mountpoint], check=False)
+        raise
+
+
 @pytest.mark.fuse
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT])
 def test_second_crash_fails_the_request_and_no_other(
@@ -318,7 +361,7 @@ def test_second_crash_fails_the_request_and_no_other(
 
         assert listing.result() == errno.EIO
         wait_until(mounter.is_serving)
-        again = Listing(mounter.mountpoint / "slow")
+        again = Waiting(os.listdir, mounter.mountpoint / "slow")
         wait_until(lambda: mounter.is_slow(child_of(keeper) or 0))
         mounter.gate.touch()
         assert again.result() == ["inner.txt"]

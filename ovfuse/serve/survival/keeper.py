@@ -26,11 +26,11 @@ from ovfuse.serve.survival.channel import (
     Message,
     Records,
     new_buffer,
-    receive,
     send,
 )
 from ovfuse.serve.survival.daemon import Serve, run_daemon
 from ovfuse.serve.survival.reload import Restart, reason_against, start_anew
+from ovfuse.serve.survival.remains import Remains, hear
 from ovfuse.serve.survival.store import Store
 from ovfuse.serve.survival.unwrappers import Unwrap, Unwrappers
 
@@ -112,6 +112,7 @@ class _Keeper:
         self._restart = means.restart
         self._records: Records = inherited or {}
         self._unwrappers = Unwrappers(means.unwrap, means.held)
+        self._remains = Remains()
         self._store = means.store
         self._patience = means.patience
         self._buffer = new_buffer()
@@ -137,8 +138,7 @@ class _Keeper:
         before = [(n, signal.signal(n, self._forward)) for n in _SIGNALS]
         give_up = signal.signal(signal.SIGALRM, self._give_up)
         before.append((signal.SIGALRM, give_up))
-        reap = self._unwrappers.reap
-        before.append((signal.SIGCHLD, signal.signal(signal.SIGCHLD, reap)))
+        before.append((signal.SIGCHLD, signal.signal(signal.SIGCHLD, self._reap)))
         try:
             attempts = 0
             while not self._has_ended and not self._is_to_stop:
@@ -208,9 +208,9 @@ class _Keeper:
         if self._was_ready:
             self._wait_for_report()
         with ours:
-            while (message := receive(ours, self._buffer)) is not None:
+            while (message := hear(ours, self._pid, self._buffer)) is not None:
                 self._attend(message, ours)
-        _, status = os.waitpid(self._pid, 0)
+        status = self._remains.wait_for(self._pid)
         self._pid = 0
         self._unwrappers.end()
         if self._store:
@@ -372,6 +372,10 @@ class _Keeper:
         elif self._pid:
             with suppress(ProcessLookupError):  # it has just been waited for
                 os.kill(self._pid, number)
+
+    def _reap(self, *_: object) -> None:
+        self._unwrappers.reap()
+        self._remains.reap()
 
     def _has_message(self) -> bool:
         daemon = self._daemon
