@@ -300,3 +300,58 @@ def test_successor_goes_on_with_files_and_frees_them(
     assert numbers[-1] == BACKING
     wait_until(lambda: not kept.records)
     resident.close()
+
+
+def test_interrupted_lock_leaves_no_empty_file(
+    filesystem: MemoryFilesystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A successor would have the kernel serve it, and an app read nothing as all."""
+    monkeypatch.setattr(files, "register", lambda _connection, _fd: BACKING)
+    monkeypatch.setattr(files, "unregister", lambda _connection, _number: None)
+    kept = Kept()
+    killed = ResidentFiles(-1, filesystem, Budget(64 * MiB, None), kept)
+    assert killed.open(wanted(fill_with_ones)) == BACKING
+    killed.release(NUMBER)
+    sizes = []
+
+    def die(_name: str) -> None:
+        ((_, (fd,), _),) = kept.records.values()
+        sizes.append(os.fstat(fd).st_size)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(kept, "drop", die)
+    with pytest.raises(KeyboardInterrupt):
+        killed.lock(force=False)
+
+    assert sizes == [MiB]
+    kept.close()
+
+
+def test_file_that_is_opened_while_the_last_is_freed_stays_kept(
+    filesystem: MemoryFilesystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "register", lambda _connection, _fd: BACKING)
+    monkeypatch.setattr(files, "unregister", lambda _connection, _number: None)
+    monkeypatch.setattr(files, "_FREED_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(files, "_LOOK_SECONDS", 0.001)
+    kept = Kept()
+    resident = ResidentFiles(-1, filesystem, Budget(64 * MiB, None), kept)
+    opened: list[int] = []
+    opening = threading.Thread(
+        target=lambda: opened.append(resident.open(wanted(fill_with_ones)))
+    )
+
+    def drop_late(name: str) -> None:
+        if not opening.ident:
+            opening.start()
+            opening.join(1)  # it may have to wait until this is done
+        Kept.drop(kept, name)
+
+    monkeypatch.setattr(kept, "drop", drop_late)
+    resident.open(wanted(fill_with_ones))
+    resident.release(NUMBER)
+
+    wait_until(lambda: opened == [BACKING])
+    assert list(kept.records) == [f"resident/{NUMBER:x}"]
+    resident.close()
+    kept.close()

@@ -215,9 +215,10 @@ class ResidentFiles:
             if not force and any(f.opens or _is_in_use(f.fd) for f in files.values()):
                 return False
             self._files = {}
-        for number, file in files.items():
+            for number in files:  # first: a successor must not find them empty
+                self._keeping.drop(f"{_RECORD}{number:x}")
+        for file in files.values():
             os.ftruncate(file.fd, 0)
-            self._keeping.drop(f"{_RECORD}{number:x}")
             self._free(file)
         return True
 
@@ -316,9 +317,10 @@ class ResidentFiles:
                     and file.unused_since < before
                     and not _is_in_use(file.fd)
                 ]
-                files = [(number, self._files.pop(number)) for number in free]
-            for number, file in files:
-                self._keeping.drop(f"{_RECORD}{number:x}")
+                files = [self._files.pop(number) for number in free]
+                for number in free:  # before another one is kept by the same name
+                    self._keeping.drop(f"{_RECORD}{number:x}")
+            for file in files:
                 self._free(file)
 
     def _free(self, file: _File) -> None:
