@@ -219,6 +219,14 @@ class Sealing:
         except OSError:  # removed by another machine, on a network filesystem
             return False
 
+    def renew(self, other: Self) -> None:
+        """Go on with the files of another directory that has the same sealing.
+
+        By the same descriptors, since others may be reading.
+        """
+        for fd, new in zip(self.files, other.files, strict=True):
+            os.dup2(new, fd, inheritable=False)
+
     def check_objects(self) -> None:
         """Check that every object is there, of its length, and fits its block list.
 

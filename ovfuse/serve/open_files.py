@@ -80,7 +80,8 @@ class OpenFiles:
             handle.close()
             raise
         with self._lock:
-            self._handles.setdefault(node.number, []).append(handle)
+            # Before those that are lost, which a successor has in the place of some.
+            self._handles.setdefault(node.number, []).insert(0, handle)
             self._count(node.number)
         return backing
 

@@ -103,7 +103,7 @@ class Contents:
         self._lock = threading.Lock()
         self._open: dict[int, tuple[ObjectReader, int]] = {}
         self._known_nodes = 0
-        self._is_retired = self._is_closed = False
+        self._is_retired = self._is_closed = self._is_elsewhere = False
         self._numbers = numbers
         self.root: Final = self._build()
         self.pinned: Final = self._pin(self.root, "")
@@ -133,6 +133,10 @@ class Contents:
         """The bytes of all files."""
         return sum(entry.size for entry in self.manifest.files)
 
+    def is_same(self, unlocked: Unlocked) -> bool:
+        """Tell whether it is the same sealing as another one."""
+        return self.payload_sha256 == unlocked.envelope.payload_sha256
+
     @property
     def is_closed(self) -> bool:
         """Whether it was closed."""
@@ -148,11 +152,12 @@ class Contents:
 
     @property
     def is_gone(self) -> bool:
-        """Whether it is neither shown nor on disk any more."""
+        """Whether it is neither shown nor on disk in its place any more."""
         with self._lock:
             if self._is_closed:
                 return True
-            return self._is_retired and not self.sealing.is_on_disk
+            is_here = self.sealing.is_on_disk and not self._is_elsewhere
+            return self._is_retired and not is_here
 
     def status(self, reason: str, unlocks: int) -> ModelStatus:
         """Return what `status` says about a model of which this is shown."""
@@ -264,11 +269,25 @@ class Contents:
             self._is_retired = True
         self._close_if_unused()
 
-    def revive(self) -> bool:
-        """Take `retire` back; False if it is too late."""
+    def move_away(self) -> None:
+        """Note that it is not in its place any more, though it may be elsewhere."""
+        self._is_elsewhere = True
+
+    def revive(self, again: Unlocked) -> bool:
+        """Show it again, from where it is now; False if it is too late.
+
+        Args:
+            again: the same, opened there; closed unless it is too late.
+        """
         with self._lock:
-            self._is_retired = False
-            return not self._is_closed
+            if self._is_closed:
+                return False
+            self._is_retired = self._is_elsewhere = False
+            self.sealing.renew(again.sealing)
+            again.sealing.close()
+            kept = replace(again, sealing=self.sealing)
+            self._kept.keep_sealing(self.number, self._place, kept)
+            return True
 
     def close(self) -> None:
         """Wipe the key; files that are open go on until they are closed."""

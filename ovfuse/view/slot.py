@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from ovfuse.errors import DamagedError, NotFoundError, OvfuseError
+from ovfuse.errors import DamagedError, NotFoundError, OvfuseError, SupersededError
 from ovfuse.events import Event, about
 from ovfuse.keys import Place, Unlocker
 from ovfuse.keys.unlocker import Unlocked
@@ -77,6 +77,7 @@ class ModelSlot:
         self._unlocks = 0
         self._holds = False
         """Whether what is shown is held open, since somebody was too late once."""
+        self._is_removed = False
         self._entrance = Entrance(self.contents, self.place, mtime_ns, kept)
         self._inherited: list[Entrance] = []
 
@@ -111,6 +112,8 @@ class ModelSlot:
         with self._unlocking:
             if self._contents is not None:
                 return self._contents
+            if self._is_removed:
+                raise SupersededError("the model is not in the tree any more")
             self._refusal.raise_again()
             try:
                 contents = self._unlock()
@@ -219,12 +222,16 @@ class ModelSlot:
         with self._unlocking:
             if self._contents is not None:
                 self._leave(self._contents)
+            for contents in tuple(self._older):
+                contents.move_away()
             self._show(None)
             self._refusal.forget()
+            self._is_removed = True
 
     def come_back(self, mtime_ns: int) -> None:
         """Note that a model is there again: locked, behind another node."""
         self._entrance = self._entrance.next(mtime_ns)
+        self._is_removed = False
 
     def superseded(self) -> list[Contents]:
         """Return what was shown until now, each once."""
@@ -243,16 +250,13 @@ class ModelSlot:
         Somebody may have looked one up after the switch and before it was removed.
         """
         with self._lock:
-            older = tuple(self._older)
-        return [c.manifest.facts.version for c in older if c.is_gone]
+            return [c.manifest.facts.version for c in self._older if c.is_gone]
 
     def sweep(self) -> bool:
         """Close what is not in use and not shown; tell whether all else is gone."""
-        with self._lock:
-            older = tuple(self._older)
-        for contents in older:
-            contents.retire()
-        with self._lock:
+        with self._lock:  # else one that is shown again meanwhile would be retired
+            for contents in self._older:
+                contents.retire()
             self._older = [c for c in self._older if not c.is_closed]
             return not (self._older or self._entrance.is_out)
 
@@ -299,7 +303,7 @@ class ModelSlot:
     def _newest(self, shown: Contents) -> Contents:
         """Return what is on disk, checked, and held open if that is called for."""
         with SealedModel.at(self._cipherdir_fd, self.place) as model:
-            if model.pointer() == _seal_id(shown):
+            if model.pointer() == _seal_id(shown) and shown.sealing.is_on_disk:
                 try:
                     if self._holds:
                         shown.hold()
@@ -323,14 +327,13 @@ class ModelSlot:
         return self._live(unlocked) or self._make_contents(unlocked)
 
     def _live(self, unlocked: Unlocked) -> Contents | None:
-        """Return the same sealing, if it was shown before and is still in use."""
+        """Return the same sealing, if it is or was shown and is still in use."""
         with self._lock:
-            for contents in self._older:
-                same = contents.payload_sha256 == unlocked.envelope.payload_sha256
-                if same and contents.revive():
-                    self._older.remove(contents)
-                    unlocked.sealing.close()
-                    return contents
+            for contents in (self._contents, *self._older):
+                if contents is not None and contents.is_same(unlocked):
+                    self._older = [c for c in self._older if c is not contents]
+                    if contents.revive(unlocked):
+                        return contents
         return None
 
     def _unlock_previous(self, current: Contents, version: int) -> Contents:
@@ -373,9 +376,12 @@ class ModelSlot:
         what is there: the kernel does so once, after ESTALE, for whoever opens by
         path, and writers may be as fast then.
         """
-        shown = self._contents
-        if shown is contents and self._on_disk() in (None, _seal_id(shown)):
-            return False
+        shown, on_disk = self._contents, self._on_disk()
+        if shown is contents and on_disk in (None, _seal_id(shown)):
+            if on_disk is None or shown.sealing.is_on_disk:
+                return False
+            self._on_superseded(self)  # the same was put there again, perhaps
+            return shown.sealing.is_on_disk
         if shown is not None:
             self._holds = True
             self._on_superseded(self)

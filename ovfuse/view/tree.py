@@ -376,12 +376,12 @@ class CipherdirView:
         if not (superseded or versions):
             return []
         model = b"" if self._is_single else slot.place.rpartition("/")[2].encode()
-        names = {b"%b@%d" % (model, version) for version in versions}
+        names = [b"%b@%d" % (model, version) for version in versions]
         if self._is_single:
-            names.update(*(contents.root.children for contents in superseded))
-            return [Change(ROOT_NUMBER, [*names])]
+            shown = {name for c in superseded for name in c.root.children}
+            return [Change(ROOT_NUMBER, [*shown, *names])]
         parent = self._directories.parent_of(slot.place)
-        return [Change(parent.number, [*names, *([model] if superseded else [])])]
+        return [Change(parent.number, [model, *names] if superseded else names)]
 
 
 def _node_of(entry: TreeDirectory | ModelSlot) -> Node:

@@ -298,3 +298,24 @@ def test_file_that_cannot_be_opened_again_is_released_as_often_as_it_was_open(
         assert dict(operations.ledger.opens).get(number, 0) == left
     with pytest.raises(SupersededError, match="not open"):
         files.get(number)
+
+
+def test_file_that_is_opened_anew_is_read_though_the_last_one_was_lost(
+    operations: Operations, source: Path
+) -> None:
+    number = look_up(operations, ROOT, b"small.txt")
+    node = operations.nodes.get(number).node
+    files = OpenFiles(None, "never", operations.ledger.opens, Audit())
+    operations.ledger.opens[number] = 1
+    view = cast("View", MemoryView(source))
+    nodes = NodeTable(view, operations.ledger.lookups)  # which does not know it
+    files.restore(view, nodes)
+
+    files.add(node, view.open(node), b"/small.txt", NOBODY)
+
+    buffer = bytearray(6)
+    for _ in range(2):
+        assert files.get(number).read_into(0, memoryview(buffer)) == 6
+        files.release(number)
+        files.add(node, view.open(node), b"/small.txt", NOBODY)
+    assert buffer == b"hello\n"

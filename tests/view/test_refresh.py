@@ -21,7 +21,10 @@ from ovfuse.errors import (
 )
 from ovfuse.keys.history import History
 from ovfuse.sealed.manifest import Terms
+from ovfuse.serve.known_nodes import ROOT_ID, NodeTable
+from ovfuse.serve.survival.ledger import Ledger
 from ovfuse.view import Change, Node, open_view
+from ovfuse.view.contents import Contents
 from ovfuse.view.tree import CipherdirView
 from tests.support.sealed import Publisher, seal_quietly, write_files
 from tests.support.waiting import wait_until
@@ -625,6 +628,115 @@ def test_model_that_is_moved_away_and_back_while_it_is_in_use(
 
     assert walk(view, "org/m/a") is file
     assert content(view, file) == b"001"
+
+
+def test_same_sealing_that_is_put_there_again_is_read_on(
+    views: Views, in_tree: Model, tmp_path: Path
+) -> None:
+    """As by a delivery that makes a directory anew, and is done twice."""
+    view = views(in_tree.cipherdir.parents[1])
+    known = walk(view, "org/m/a")
+    view.retain(known)
+    handle = view.open(known)
+    shutil.copytree(in_tree.cipherdir, tmp_path / "new")
+    in_tree.cipherdir.rename(tmp_path / "old")
+    (tmp_path / "new").rename(in_tree.cipherdir)
+    go_on(view)
+    shutil.rmtree(tmp_path / "old")
+
+    with pytest.raises(SupersededError):
+        view.open(walk(view, "org/m/b"))
+    go_on(view)
+
+    assert read(view, "org/m/b") == b"001" * 30_000
+    assert walk(view, "org/m/a") is known
+    handle.close()
+
+
+def test_same_sealing_comes_back_as_a_copy_while_it_is_in_use(
+    views: Views, in_tree: Model, tmp_path: Path
+) -> None:
+    view = views(in_tree.cipherdir.parents[1])
+    go_on(view)
+    before = descriptors()
+    known = walk(view, "org/m/a")
+    view.retain(known)
+    in_tree.cipherdir.rename(tmp_path / "aside")
+    go_on(view)
+    shutil.copytree(tmp_path / "aside", in_tree.cipherdir)
+    shutil.rmtree(tmp_path / "aside")
+    go_on(view)
+
+    assert read(view, "org/m/b") == b"001" * 30_000
+    view.release(known)
+    assert descriptors() == before
+
+
+def test_model_that_is_shown_again_while_others_are_closed_stays(
+    views: Views, in_tree: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = views(in_tree.cipherdir.parents[1])
+    known = walk(view, "org/m/a")
+    view.retain(known)
+    in_tree.cipherdir.rename(tmp_path / "aside")
+    go_on(view)
+    (tmp_path / "aside").rename(in_tree.cipherdir)
+    view.refresh()
+    looking = threading.Thread(target=walk, args=[view, "org/m/a"])
+    retire = Contents.retire
+
+    def retire_late(contents: Contents) -> None:
+        if not looking.ident:
+            looking.start()
+            looking.join(1)  # it may have to wait until this is done
+        retire(contents)
+
+    monkeypatch.setattr(Contents, "retire", retire_late)
+    view.sweep()
+    looking.join()
+    view.release(known)
+    go_on(view)
+
+    view.retain(walk(view, "org/m/a"))
+    assert read(view, "org/m/a") == b"001"
+
+
+def test_locked_model_that_was_removed_is_not_unlocked_any_more(
+    views: Views, in_tree: Model, publisher: Publisher, tmp_path: Path
+) -> None:
+    """Else nobody would know that it is, and its inode numbers be taken for good."""
+    tree = in_tree.cipherdir.parents[1]
+    Model(publisher, tree / "a", tmp_path / "plain-a").seal()  # unlocked at the start
+    view = views(tree)
+    known = walk(view, "org/m")
+    view.retain(known)
+    for _ in range(2):
+        in_tree.cipherdir.rename(tmp_path / "aside")
+        go_on(view)
+        (tmp_path / "aside").rename(in_tree.cipherdir)
+        go_on(view)
+
+    with pytest.raises(SupersededError):
+        view.children(known)
+    assert read(view, "org/m/a") == b"001"
+
+
+def test_kernel_forgets_what_is_open_of_a_model_that_is_moved(
+    views: Views, in_tree: Model
+) -> None:
+    view = views(in_tree.cipherdir.parents[1])
+    table = NodeTable(view, Ledger().lookups)
+    number = ROOT_ID
+    for name in (b"org", b"m", b"b"):
+        node = table.look_up(number, name)
+        number = node.number
+    handle = view.open(node)
+    in_tree.cipherdir.rename(in_tree.cipherdir.with_name("n"))
+    go_on(view)
+    handle.close()
+    go_on(view)
+
+    assert [change.names for change in table.gone()] == [[b"b"]]
 
 
 def test_model_becomes_a_directory_and_a_model_again(

@@ -80,8 +80,8 @@ def _cannot_end(pid: int) -> bool:
     """
     threads = Path(f"/proc/{pid}/task")
     states = {thread.name: _state(thread) for thread in threads.iterdir()}
-    first = states.pop(f"{pid}", "")
-    return first == "Z" and "D" in states.values() and _STUCK.issuperset(states.values())
+    is_dead, others = states.pop(f"{pid}", "") == "Z", {*states.values()}
+    return is_dead and "D" in others and others <= _STUCK
 
 
 def _state(thread: Path) -> str:
