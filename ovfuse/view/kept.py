@@ -66,11 +66,6 @@ class Inheritance:
         """Where anything was in use."""
         return {*self.sealings, *self.shown, *self.entrances}
 
-    def close_files(self) -> None:
-        """Close the objects that nobody took."""
-        while self.files:
-            os.close(self.files.popitem()[1])
-
 
 class KeptView:
     """The records of one view.
@@ -125,6 +120,13 @@ class KeptView:
     def drop_file(self, number: int) -> None:
         """Forget the object: the file was closed."""
         self._keeping.drop(f"{_FILE}{number:x}")
+
+    def let_go_of(self, files: dict[int, int]) -> None:
+        """Close inherited objects that nobody took: their files were just closed."""
+        while files:
+            number, fd = files.popitem()
+            os.close(fd)
+            self.drop_file(number)
 
     def inherit(self, pool: ScratchPool, unlocker: Unlocker) -> Inheritance | None:
         """Return what predecessors left; None if there was none.

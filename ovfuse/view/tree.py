@@ -196,7 +196,7 @@ class CipherdirView:
 
         self._follows = True
         if self._inheritance is not None:  # what was open is open again by now
-            self._inheritance.close_files()
+            self._kept.let_go_of(self._inheritance.files)
         with Watch(self._fd, go_on) as watch:
             self._wake = watch.wake
             yield

@@ -8,6 +8,7 @@ from typing import Protocol, cast
 import pytest
 
 from ovfuse.errors import NoUsableKeyError, OvfuseError, UntrustedError
+from ovfuse.keeping import PASSING
 from ovfuse.keys import Unlocker
 from ovfuse.view import Node, open_view
 from ovfuse.view.contents import Contents
@@ -267,3 +268,22 @@ def test_model_that_is_lost_holds_up_no_other(
     assert read(view, "org/m/a") == b"001"
     with pytest.raises(UntrustedError):
         read(view, "other/a")
+
+
+def test_file_that_was_just_closed_is_not_kept_any_more(
+    tmp_path: Path, in_tree: Model, start: Start
+) -> None:
+    """Killed in between: nobody would take its object, and nobody close it."""
+    kept = Kept()
+    killed = start(in_tree.cipherdir.parents[1], kept)
+    closed, still_open = walk(killed, "org/m/a"), walk(killed, "org/m/b")
+    for node in (closed, still_open):
+        killed.retain(node)
+        killed.open(node)
+    view = start(in_tree.cipherdir.parents[1], kept := kept.successor())
+    handle = view.reopen(known(view, still_open.number))
+
+    with view.follow(lambda _: None):
+        left = [name for name in kept.records if name.startswith(PASSING)]
+    assert left == [f"{PASSING}{still_open.number:x}"]
+    handle.close()
