@@ -9,12 +9,25 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from ovfuse.keeping import Record
+from ovfuse.serve.engine import Setup
+from ovfuse.serve.failures import Failures
+from ovfuse.serve.kernel import wire
+from ovfuse.serve.kernel.operations import REPLY_SIZE, Operations, Request
+from ovfuse.serve.kernel.wire import Opcode
+from ovfuse.serve.known_nodes import ROOT_ID, NodeTable
+from ovfuse.serve.open_files import OpenFiles
+from ovfuse.serve.options import MountOptions
+from ovfuse.serve.processes import NOBODY
+from ovfuse.serve.survival import ledger as ledger_module
 from ovfuse.serve.survival.channel import Channel, End, new_buffer, receive, send
-from ovfuse.serve.survival.ledger import Ledger, Unfinished, take_over_ledger
+from ovfuse.serve.survival.ledger import Ledger, Slot, Unfinished, take_over_ledger
+from ovfuse.view.contract import View
+from tests.serve.memory_view import MemoryView
 from tests.serve.mounter import Mounter, is_gone
 from tests.support.keeping import Kept
 from tests.support.killing import child_of, parent_of
@@ -178,11 +191,13 @@ def test_what_was_told_is_found_once(kept: Kept) -> None:
     successor = after_death(kept)
 
     assert sorted(successor.unfinished) == [2, 4]
-    assert successor.take_unfinished(2) == Unfinished((5, 6, 1 << 63), 0, 1)
-    assert successor.take_unfinished(2) is None
-    assert successor.take_unfinished(4) == Unfinished((), 0, 1)
-    assert successor.take_unfinished(6) is None
-    assert after_death(kept).unfinished == []
+    expected = Unfinished((5, 6, 1 << 63), 0, 1)
+    for unique, before in ((2, expected), (2, None), (4, Unfinished((), 0, 1))):
+        slot = begun_again(successor, unique)
+        assert slot.before == before
+        slot.end()
+    assert begun_again(successor, 6).before is None
+    assert after_death(kept).unfinished == [6]
 
 
 def test_deaths_are_counted_of_those_who_were_at_work_on_it(kept: Kept) -> None:
@@ -191,16 +206,185 @@ def test_deaths_are_counted_of_those_who_were_at_work_on_it(kept: Kept) -> None:
     after_death(kept, crashed=True)
     for _ in range(3):
         ledger = after_death(kept, crashed=True)
-    before = ledger.take_unfinished(2)
-    assert before == Unfinished((), crashes=1, kills=0)
-    slot = ledger.slot()
-    slot.begin(2, before)
+    slot = begun_again(ledger, 2)
+    assert slot.before == Unfinished((), crashes=1, kills=0)
     assert slot.kills == 0
 
-    ledger = after_death(kept)
+    slot = begun_again(after_death(kept), 2)
 
-    before = ledger.take_unfinished(2)
-    assert before == Unfinished((), crashes=1, kills=1)
+    assert slot.before == Unfinished((), crashes=1, kills=1)
+    assert slot.kills == 1
+
+
+@pytest.mark.parametrize("place", [None, (Slot, "begin"), (Ledger, "give_back")])
+@pytest.mark.parametrize("is_above", [False, True])
+def test_what_was_told_is_found_until_it_is_undone(
+    kept: Kept, *, is_above: bool, place: tuple[type, str] | None
+) -> None:
+    """By whoever comes after one that was killed while taking it up, at `place`.
+
+    That one's slot may be above the older one or below.
+    """
+    ledger = take_over_ledger(kept)
+    if is_above:
+        ledger.slot()
+    slot = ledger.slot()
+    slot.begin(2, None)
+    slot.note(5)
+    ledger = after_death(kept)
+    if place is None:
+        assert begun_again(ledger, 2).noted == (5,)
+    else:
+        with killed_at(*place):
+            begun_again(ledger, 2)
+    if place == (Ledger, "give_back"):  # so it is in two slots: killed over that, too
+        with killed_at(*place):
+            after_death(kept)
+
+    successor = after_death(kept)
+
+    slots = [successor.slot() for _ in range(255)]
+    assert len({slot.index for slot in slots}) == 255
+    successor.give_back(slots.pop())
+    slot = begun_again(successor, 2)
+    kills = 1 if place == (Slot, "begin") else 2
+    assert slot.before == Unfinished((5,), crashes=0, kills=kills)
+    slot.end()
+    assert after_death(kept).unfinished == []
+
+
+def test_notes_are_not_taken_together_with_older_ones(kept: Kept) -> None:
+    slot = take_over_ledger(kept).slot()
+    slot.begin(2, None)
+    slot.note(5, 6)
+
+    with killed_at(ledger_module, "array"):
+        slot.note(7)
+
+    before = begun_again(after_death(kept), 2).before
+    assert before == Unfinished((), crashes=0, kills=1)
+
+
+@pytest.mark.parametrize("place", [None, (Slot, "begin"), (Ledger, "give_back")])
+def test_file_is_released_once(
+    kept: Kept, source: Path, place: tuple[type, str] | None
+) -> None:
+    """However many are killed before they have answered that, and wherever."""
+    view = MemoryView(source)
+    file = file_in(view)
+    ledger = take_over_ledger(kept)
+    ledger.lookups[file] = ledger.opens[file] = 2
+    release = (Opcode.RELEASE, file, wire.RELEASE_IN.pack(file, 0, 0, 0))
+    first = daemon(view, ledger)
+    asked = request(first, *release)
+    first.answer(asked, memoryview(bytearray(REPLY_SIZE)))
+    first.take_back(asked)  # it was interrupted, and the kernel did not hear of that
+
+    if place is not None:
+        with killed_at(*place):
+            answer(daemon(view, after_death(kept)), *release)
+    for _ in range(2):
+        ledger = after_death(kept)
+        assert answer(daemon(view, ledger), *release) == 0
+        assert dict(ledger.opens) == {file: 1}
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+@pytest.mark.parametrize("opcode", [Opcode.LOOKUP, Opcode.OPEN])
+def test_what_was_told_is_undone_once(
+    kept: Kept, source: Path, opcode: Opcode, *, is_late: bool
+) -> None:
+    """If who undoes it is killed before, the count stays too high; never too low."""
+    view = MemoryView(source)
+    file = file_in(view)
+    ledger = take_over_ledger(kept)
+    ledger.lookups[file] = ledger.opens[file] = 1
+    is_open = opcode == Opcode.OPEN
+    body = wire.OPEN_IN.pack(0, 0) if is_open else b"small.txt\0"
+    telling = (opcode, file if is_open else ROOT_ID, body)
+    undoing = (OpenFiles, "release") if is_open else (NodeTable, "forget")
+
+    first = daemon(view, ledger)
+    asked = request(first, *telling)
+    first.answer(asked, memoryview(bytearray(REPLY_SIZE)))
+    assert asked.slot.noted == (file,)
+    with killed_at(*undoing, is_late=is_late):
+        first.take_back(asked)  # which was interrupted
+
+    second = daemon(view, after_death(kept))
+    asked = request(second, *telling)
+    assert asked.slot.before == Unfinished((), crashes=0, kills=1)
+    second.answer(asked, memoryview(bytearray(REPLY_SIZE)))
+    assert asked.slot.noted == (file,)
+
+    third = daemon(view, after_death(kept))
+    with killed_at(*undoing, is_late=is_late):
+        answer(third, *telling)
+
+    ledger = after_death(kept)
+    assert answer(daemon(view, ledger), *telling) == 0
+    counts = ledger.opens if is_open else ledger.lookups
+    assert dict(counts) == {file: 2 if is_late else 4}
+
+
+def begun_again(ledger: Ledger, unique: int) -> Slot:
+    """Return the slot of a request that comes again."""
+    slot = ledger.slot()
+    ledger.begin(slot, unique, comes_again=True)
+    return slot
+
+
+class KilledError(BaseException):
+    """Nothing of the process is at work after it."""
+
+
+@contextmanager
+def killed_at(place: object, name: str, *, is_late: bool = False) -> Iterator[None]:
+    """Be killed at the first call of that function, or when it has done its work."""
+    function = getattr(place, name)
+
+    def killed(*arguments: object, **options: object) -> None:
+        if is_late:
+            function(*arguments, **options)
+        raise KilledError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(place, name, killed)
+        with pytest.raises(KilledError):
+            yield
+
+
+def file_in(view: MemoryView) -> int:
+    return view.lookup(view.root, b"small.txt").number
+
+
+def daemon(view: MemoryView, ledger: Ledger) -> Operations:
+    """Return what answers requests, with what was left to it."""
+    setup = Setup(
+        view=cast("View", view),
+        cipherdir=Path("/"),
+        mountpoint=Path("/"),
+        options=MountOptions(),
+        failures=Failures(),
+    )
+    operations = Operations(setup, ledger)
+    operations.nodes.restore()
+    operations.files.restore(setup.view, operations.nodes)
+    return operations
+
+
+def request(operations: Operations, opcode: int, nodeid: int, body: bytes) -> Request:
+    """Return the one request of these tests, as it comes again."""
+    slot = begun_again(operations.ledger, 2)
+    return Request(opcode, 2, nodeid, NOBODY, memoryview(body), slot)
+
+
+def answer(operations: Operations, opcode: int, nodeid: int, body: bytes) -> int:
+    """Return the errno of an answer that is not sent."""
+    reply = memoryview(bytearray(REPLY_SIZE))
+    operations.answer(request(operations, opcode, nodeid, body), reply)
+    error: int = wire.OUT_HEADER.unpack_from(reply)[1]
+    return -error
 
 
 def test_slots_of_what_nobody_asks_for_again_become_free(kept: Kept) -> None:

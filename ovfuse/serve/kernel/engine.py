@@ -193,10 +193,9 @@ class Workers:
         except struct.error:
             _log.error("the kernel sent less than a request")
             return
-        before = None
-        if request.unique & wire.UNIQUE_RESEND:
-            before = self._ledger.take_unfinished(request.unique ^ wire.UNIQUE_RESEND)
-        slot.begin(request.unique & ~wire.UNIQUE_RESEND, before)
+        comes_again = bool(request.unique & wire.UNIQUE_RESEND)
+        unique = request.unique & ~wire.UNIQUE_RESEND
+        self._ledger.begin(slot, unique, comes_again=comes_again)
         self._at_work[request.unique] = request
         with self._operations.passing(request) as may_pass:
             size = self._operations.answer(request, reply, may_pass=may_pass)

@@ -166,20 +166,21 @@ class Operations:
             return -errno.EIO
         if request.opcode == Opcode.RELEASE and before.nodes:
             return 0
-        self._undo(request, before.nodes)
+        self.take_back(request)
         return None
 
     def take_back(self, request: Request) -> None:
-        """Undo what was answered: the kernel did not wait for the reply."""
-        self._undo(request, request.slot.noted)
-
-    def _undo(self, request: Request, noted: Sequence[int]) -> None:
+        """Undo what was noted: the kernel did not wait for, or not get, the reply."""
+        if request.opcode == Opcode.RELEASE:
+            return  # It stays done, and noted: nobody is to do it again.
+        noted = request.slot.noted
+        request.slot.note()  # first: else a successor might undo it once more
         for number in noted:
             if request.opcode == Opcode.OPEN:
                 self.files.release(number)
             elif request.opcode == Opcode.OPENDIR:
                 self._directories.pop((request.nodeid, number), None)
-            elif request.opcode != Opcode.RELEASE:
+            else:
                 self.nodes.forget(number, 1)
 
     def _work(self, request: Request, payload: memoryview) -> int:

@@ -58,6 +58,11 @@ class Unfinished:
     crashes: int
     kills: int
 
+    @property
+    def deaths(self) -> int:
+        """How many processes were at work on it."""
+        return self.crashes + self.kills
+
 
 class Slot:
     """A line of the journal, for one thread."""
@@ -77,17 +82,22 @@ class Slot:
         return self.before.kills if self.before else 0
 
     def begin(self, unique: int, before: Unfinished | None) -> None:
-        """Note that a request is at work, and how others ended over it."""
+        """Note that a request is at work, and how others ended over it.
+
+        What they had noted stays noted, until it is undone.
+        """
         crashes, kills = (before.crashes, before.kills) if before else (0, 0)
-        self.noted, self.before = (), before
+        self.before = before
+        self.note(*(before.nodes if before else ()))
         words = self._words
-        words[_COUNT], words[_CRASHES], words[_KILLS] = 0, crashes, kills
+        words[_CRASHES], words[_KILLS] = crashes, kills
         words[_AGE], words[_LAST] = 0, unique
-        words[_UNIQUE] = unique
+        words[_UNIQUE] = unique  # last: from here on a successor reads the rest
 
     def note(self, *nodes: int) -> None:
-        """Note all that is told, opened or released for it."""
+        """Note all that is told, opened or released for it, and nothing else."""
         self.noted = nodes
+        self._words[_COUNT] = 0  # else some might be taken together with older ones
         self._words[_NODES : _NODES + len(nodes)] = array("Q", nodes)
         self._words[_COUNT] = len(nodes)
 
@@ -229,22 +239,43 @@ class Ledger:
         with self._lock:
             self._free.append(slot.index)
 
-    def take_unfinished(self, unique: int) -> Unfinished | None:
-        """Return what became of a request that comes again, once."""
+    def begin(self, slot: Slot, unique: int, *, comes_again: bool) -> None:
+        """Note that a request is at work; `slot.before` is what became of it, once.
+
+        Args:
+            slot: for it.
+            unique: its number.
+            comes_again: whether a predecessor may have been at work on it.
+        """
+        if not comes_again:
+            slot.begin(unique, None)
+            return
         with self._lock:
-            found = self._unfinished.pop(unique, None)
-        if found is None:
-            return None
-        self.give_back(found[0])
-        return found[1]
+            old, before = self._unfinished.pop(unique, (None, None))
+        slot.begin(unique, before)
+        if old is not None:  # only now: at every moment one of both says what was done
+            self.give_back(old)
 
     def _read_journal(self, *, crashed: bool) -> None:
         for index in range(_SLOTS):
             slot = Slot(self._journal, index)
             found = slot.inherit(crashed=crashed)
             if found is not None:
-                self._unfinished[found[0]] = (slot, found[1])
                 self._free.remove(index)
+                self._leave(found[0], (slot, found[1]))
+
+    def _leave(self, unique: int, found: tuple[Slot, Unfinished]) -> None:
+        """Leave a request for when it comes again.
+
+        It is in two slots if its process died in `begin`. Both note the same, but that
+        death was counted in the newer one alone, which is the one to keep.
+        """
+        other = self._unfinished.get(unique)
+        if other is not None and other[1].deaths > found[1].deaths:
+            found, other = other, found
+        self._unfinished[unique] = found
+        if other is not None:
+            self.give_back(other[0])
 
 
 def take_over_ledger(keeping: Keeping) -> Ledger:
