@@ -53,11 +53,12 @@ class Remains:
 
         One that cannot is left behind, and was killed.
         """
+        patience = time.monotonic() + _SILENCE_SECONDS
         while True:
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
                 return status
-            if _cannot_end(pid):
+            if time.monotonic() > patience and _cannot_end(pid):
                 self._pids.add(pid)
                 self.reap()  # it may have ended before it was known
                 return signal.SIGKILL
