@@ -55,7 +55,7 @@ def test_age_opens_ours(made: bytes, tmp_path: Path) -> None:
     (tmp_path / "made.age").write_bytes(made)
     program = replace(Home(directory=tmp_path), program=("age",))
     words = ("-d", "-o", tmp_path / "out", tmp_path / "made.age")
-    done = type_into(program, *words, answers=[PASSPHRASE])
+    done = type_into(program, *words, answers=[PASSPHRASE], hides_late=True)
 
     assert done.code == 0, done.screen
     assert (tmp_path / "out").read_bytes() == CONTENT
@@ -66,7 +66,7 @@ def test_ours_opens_what_age_made(tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes(CONTENT)
     program = replace(Home(directory=tmp_path), program=("age",))
     words = ("-p", "-o", tmp_path / "made.age", tmp_path / "in")
-    done = type_into(program, *words, answers=[PASSPHRASE, PASSPHRASE])
+    done = type_into(program, *words, answers=[PASSPHRASE] * 2, hides_late=True)
 
     assert done.code == 0, done.screen
     assert (

@@ -312,6 +312,7 @@ def test_interrupted_lock_leaves_no_empty_file(
     killed = ResidentFiles(-1, filesystem, Budget(64 * MiB, None), kept)
     assert killed.open(wanted(fill_with_ones)) == BACKING
     killed.release(NUMBER)
+    [left] = killed._files.values()
     sizes = []
 
     def die(_name: str) -> None:
@@ -324,6 +325,8 @@ def test_interrupted_lock_leaves_no_empty_file(
         killed.lock(force=False)
 
     assert sizes == [MiB]
+    os.close(left.fd)
+    killed.close()
     kept.close()
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tests.support.mounting import TIMEOUT_SECONDS, Home
+from tests.support.waiting import wait_until
 
 __all__ = ["Asked", "Typed", "asking", "type_into"]
 
@@ -33,9 +34,20 @@ class Typed:
 
 
 def type_into(
-    home: Home, *arguments: str | os.PathLike[str], answers: Sequence[str] = ()
+    home: Home,
+    *arguments: str | os.PathLike[str],
+    answers: Sequence[str] = (),
+    hides_late: bool = False,
 ) -> Typed:
-    """Run an ovfuse command on a terminal; answer each prompt with the next line."""
+    """Run a command on a terminal; answer each prompt with the next line.
+
+    Args:
+        home: of who runs it.
+        arguments: of the command.
+        answers: never to be seen on the terminal.
+        hides_late: whether the program prompts before the terminal shows nothing, as
+            age(1) does and ovfuse must not.
+    """
     terminal, its_end = os.openpty()
     command = ["setsid", "--ctty", *home.program, *arguments]
     with subprocess.Popen(
@@ -51,6 +63,8 @@ def type_into(
         screen = b""
         for answer in answers:
             screen += _read_prompt(terminal)
+            if hides_late:
+                wait_until(lambda: not _echoes(terminal))
             os.write(terminal, answer.encode() + b"\n")
         stdout, stderr = process.communicate(timeout=TIMEOUT_SECONDS)
     screen += _rest(terminal)
@@ -72,7 +86,7 @@ class Asked:
     @property
     def echoes(self) -> bool:
         """Whether the terminal shows what is typed."""
-        return bool(termios.tcgetattr(self._terminal)[3] & termios.ECHO)
+        return _echoes(self._terminal)
 
     def type(self, keys: bytes) -> None:
         """Press keys."""
@@ -113,6 +127,10 @@ def asking(home: Home, *arguments: str | os.PathLike[str]) -> Iterator[Asked]:
             os.write(terminal, b"\n")
             os.close(its_end)
             os.close(terminal)
+
+
+def _echoes(terminal: int) -> bool:
+    return bool(termios.tcgetattr(terminal)[3] & termios.ECHO)
 
 
 def _read_prompt(terminal: int) -> bytes:

@@ -78,9 +78,12 @@ def _cannot_end(pid: int) -> bool:
 
     The first thread is not the first to end in a process that lives: Python's waits for
     the end of the program. One that still runs might take a request, and die with it.
+    Where a unit does not see it, which leaves no dump, in its own /proc: False.
     """
-    threads = Path(f"/proc/{pid}/task")
-    states = {thread.name: _state(thread) for thread in threads.iterdir()}
+    states = {}
+    with suppress(OSError):
+        threads = Path(f"/proc/{pid}/task").iterdir()
+        states = {thread.name: _state(thread) for thread in threads}
     is_dead, others = states.pop(f"{pid}", "") == "Z", {*states.values()}
     return is_dead and "D" in others and others <= _STUCK
 
