@@ -55,7 +55,7 @@ def premount(cipherdir: Path, mountpoint: Path, options: Sequence[str]) -> None:
         return
     left = Path(before.get("mountpoint", place))
     for old in {place, left}:
-        if _is_stale(old) or (old == left and before and _is_waiting(old)):
+        if _is_mount(old) and is_stale(old) is not False:
             detach_mount(old)
     check_fuse(allow_other=parsed.allow_other)
     check_mountpoint(place, source)
@@ -83,10 +83,6 @@ def _store_and_note() -> tuple[Store, Path]:
 def _is_waiting(place: Path) -> bool:
     """Tell whether a mount is there that nobody serves, but somebody could."""
     return _is_mount(place) and is_stale(place, _STALE_SECONDS) is None
-
-
-def _is_stale(place: Path) -> bool:
-    return _is_mount(place) and is_stale(place, _STALE_SECONDS) is True
 
 
 def _is_mount(place: Path) -> bool:

@@ -6,7 +6,6 @@ is no moment at which one of them could kill the process and leave the mount.
 """
 
 import os
-import select
 import signal
 import threading
 import time
@@ -16,6 +15,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from ovfuse.serve.engine import Engine
+from ovfuse.serve.readable import wait_readable
 
 __all__ = ["StopSignals"]
 
@@ -104,7 +104,7 @@ class StopSignals:
 
     def _wait(self, timeout: float | None) -> int | None:
         """Return the next byte of the pipe; None if none came in time."""
-        if not select.select([self._reader], [], [], timeout)[0]:
+        if not wait_readable(self._reader, timeout):
             return None
         return os.read(self._reader, 1)[0]
 

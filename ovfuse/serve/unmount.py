@@ -8,7 +8,6 @@ that is gone or hangs must not get in the way.
 import ctypes
 import errno
 import os
-import select
 import subprocess
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from ovfuse.quote import quoted
 from ovfuse.serve.control import remove_dead_socket
 from ovfuse.serve.holders import holders, named
 from ovfuse.serve.mounts import find_mount, fusermount, resolve_mountpoint
+from ovfuse.serve.readable import wait_readable
 from ovfuse.serve.status import mount_status
 
 __all__ = ["detach_mount", "unmount"]
@@ -124,8 +124,7 @@ def _processes(*pids: int | None) -> Iterator[list[int]]:
 
 
 def _wait_until_gone(daemon: int, pid: int | None) -> None:
-    readable, _, _ = select.select([daemon], [], [], _WAIT_SECONDS)
-    if not readable:
+    if not wait_readable(daemon, _WAIT_SECONDS):
         raise MountpointError(
             f"it is unmounted, but the daemon (pid {pid}) has not ended",
             hint="it ends when no file is open any more, and no container or service "

@@ -6,6 +6,7 @@ Fifteen kills of each kind of mount here; scripts/soak makes more.
 import errno
 import mmap
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -426,6 +427,43 @@ def test_paths_may_be_relative(
         wait_until(lambda: shows(mountpoint, 2))
     finally:
         succeed(home, "unmount", mountpoint)
+
+
+@contextmanager
+def more_descriptors(count: int) -> Iterator[None]:
+    """Let this process have so many; a soft limit is often 1,024."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(count, before[0]), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_more_files_may_be_open_than_select_can_wait_for(
+    publisher: Home, scratch: Path, mountpoint: Path
+) -> None:
+    """The keeper has each of them open, and then numbers above 1023."""
+    files = {f"{n:04}": b"%d" % n + pattern(20_000) for n in range(1_100)}
+    write_files(scratch / "plain", files)
+    succeed(publisher, "encrypt", scratch / "plain", scratch / "sealed")
+    log = scratch / "log"
+    with (
+        more_descriptors(4_096),
+        surviving(
+            publisher, scratch / "sealed", mountpoint, f"log={log}", "resident=never"
+        ) as survivor,
+        ExitStack() as stack,
+    ):
+        held = [stack.enter_context(opened(mountpoint / name)) for name in files]
+        assert len(os.listdir(f"/proc/{survivor.keeper}/fd")) > len(files)
+        survivor.kill_and_wait()
+        assert [rest_of(fd) for fd in held] == [files[name][8:] for name in files]
+        succeed(publisher, "reload", mountpoint)
+        assert [rest_of(fd) for fd in held] == [files[name][8:] for name in files]
+    killed, reloaded = unusual(log)
+    assert "the last got SIGKILL" in killed
+    assert "reloaded" in reloaded
 
 
 # In a tree

@@ -216,7 +216,7 @@ class ResidentFiles:
                 return False
             self._files = {}
             for number in files:  # first: a successor must not find them empty
-                self._keeping.drop(f"{_RECORD}{number:x}")
+                self._keeping.drop(_record_of(number))
         for file in files.values():
             os.ftruncate(file.fd, 0)
             self._free(file)
@@ -258,7 +258,7 @@ class ResidentFiles:
             self._fill(file.fd, wanted)
             backing = register(self._connection, file.fd)
             facts = _FACTS.pack(file.size, file.uid, backing)
-            self._keeping.keep(f"{_RECORD}{wanted.number:x}", facts, [file.fd])
+            self._keeping.keep(_record_of(wanted.number), facts, [file.fd])
             file.backing = backing
         except (OSError, MemoryError, SupersededError) as error:
             # No memory, or its object is gone while the handle still has it open.
@@ -319,7 +319,7 @@ class ResidentFiles:
                 ]
                 files = [self._files.pop(number) for number in free]
                 for number in free:  # before another one is kept by the same name
-                    self._keeping.drop(f"{_RECORD}{number:x}")
+                    self._keeping.drop(_record_of(number))
             for file in files:
                 self._free(file)
 
@@ -330,6 +330,11 @@ class ResidentFiles:
             os.close(file.fd)
             file.fd = -1
         self._budget.give_back(file.uid, file.size)
+
+
+def _record_of(number: int) -> str:
+    """Return the name under which the keeper has a file in memory."""
+    return f"{_RECORD}{number:x}"
 
 
 def _is_in_use(fd: int) -> bool:

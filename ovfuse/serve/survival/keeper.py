@@ -6,7 +6,6 @@ or asked by SIGTERM to leave the mount to the next keeper. Single-threaded.
 """
 
 import os
-import select
 import signal
 import socket
 import sys
@@ -18,6 +17,7 @@ from typing import Any, Final
 from ovfuse.errors import MountFailedError, OvfuseError
 from ovfuse.keeping import Record
 from ovfuse.serve.background import Launch, error_of
+from ovfuse.serve.readable import wait_readable
 from ovfuse.serve.survival.channel import (
     LOCKED,
     Channel,
@@ -379,8 +379,9 @@ class _Keeper:
 
     def _has_message(self) -> bool:
         daemon = self._daemon
-        sockets = [daemon] if daemon is not None and daemon.fileno() >= 0 else []
-        return bool(select.select(sockets, [], [], 0)[0])
+        if daemon is None or daemon.fileno() < 0:
+            return False
+        return wait_readable(daemon, 0)
 
     def _give_up(self, _number: int, _frame: object) -> None:
         """End a daemon that was interrupted at its start, or hangs."""

@@ -7,7 +7,6 @@ open, and cannot be waited for. Used by the keeper. Single-threaded.
 """
 
 import os
-import select
 import signal
 import socket
 import time
@@ -15,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from ovfuse.serve.readable import wait_readable
 from ovfuse.serve.survival.channel import Message, receive
 
 __all__ = ["Remains", "hear"]
@@ -35,7 +35,7 @@ def hear(daemon: socket.socket, pid: int, buffer: bytearray) -> Message | None:
         buffer: see `receive`.
     """
     looks = 0
-    while not select.select([daemon], [], [], _SILENCE_SECONDS)[0]:
+    while not wait_readable(daemon, _SILENCE_SECONDS):
         looks = looks + 1 if _cannot_end(pid) else 0
         if looks > 1:
             return None

@@ -16,7 +16,6 @@ import json
 import logging
 import os
 import re
-import select
 import socket
 import time
 from collections import deque
@@ -26,6 +25,7 @@ from typing import Any, Final, NamedTuple
 from ovfuse.errors import describe
 from ovfuse.keeping import PASSING, Record
 from ovfuse.serve.notify import manager_address
+from ovfuse.serve.readable import wait_readable
 from ovfuse.serve.survival.channel import Records
 
 __all__ = ["Store", "find_store", "forget_store"]
@@ -147,7 +147,7 @@ class Store:
             left = self._due - time.monotonic()
             if left <= 0:
                 self.flush()
-            elif select.select([other], [], [], left)[0]:
+            elif wait_readable(other, left):
                 return
 
     def flush(self) -> None:
@@ -200,9 +200,7 @@ class Store:
         reader, writer = os.pipe()
         self._send(b"BARRIER=1", writer)
         os.close(writer)
-        poll = select.poll()
-        poll.register(reader, 0)
-        poll.poll(_PATIENCE_SECONDS * 1000)  # until the other end is closed
+        wait_readable(reader, _PATIENCE_SECONDS)  # until the other end is closed
         os.close(reader)
 
     def _next(self) -> int:
