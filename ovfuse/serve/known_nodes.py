@@ -18,9 +18,9 @@ from ovfuse.view.contract import Change
 if TYPE_CHECKING:
     from ovfuse.view.contract import Node, View
 
-__all__ = ["ROOT_ID", "Known", "NodeTable"]
+__all__ = ["ROOT_ID", "TAKEN_UP_SECONDS", "Known", "NodeTable"]
 
-_TAKEN_UP_SECONDS: Final = 5.0
+TAKEN_UP_SECONDS: Final = 5.0
 """In these the kernel has certainly taken up what it was told."""
 ROOT_ID: Final = 1
 """FUSE_ROOT_ID: nobody looks it up."""
@@ -185,7 +185,7 @@ class NodeTable:
             if not self._view.is_gone(node) or is_known(number):
                 continue
             since = self._lost.get((number, lookups), now)
-            if now - since < _TAKEN_UP_SECONDS:
+            if now - since < TAKEN_UP_SECONDS:
                 lost[number, lookups] = since
             else:
                 self.forget(number, lookups)

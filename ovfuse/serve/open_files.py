@@ -5,10 +5,13 @@ Used by the kernel engine. Threading: one lock around changes; reading takes non
 
 import logging
 import threading
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from ovfuse.errors import OvfuseError, SupersededError
 from ovfuse.serve.audit import Audit
+from ovfuse.serve.known_nodes import TAKEN_UP_SECONDS
 from ovfuse.serve.processes import Caller
 from ovfuse.serve.resident import ON_DEMAND, ResidentFiles, Wanted
 from ovfuse.serve.resident.policy import is_worth_it
@@ -46,6 +49,9 @@ class OpenFiles:
         self._resident = resident
         self._choice = choice
         self._handles: Final[dict[int, list[Handle]]] = {}
+        self._inherited: set[int] = set()
+        self._lost: dict[int, tuple[float, list[Handle]]] = {}
+        """Since when the kernel does not know what is open here."""
         self._lock = threading.Lock()
 
     def add(
@@ -95,6 +101,45 @@ class OpenFiles:
             if self._resident is not None:
                 self._resident.restore(number, opens)
             self._handles[number] = _reopened(number, opens, view, nodes)
+            self._inherited.add(number)
+
+    def close_lost(self, is_known: Callable[[int], bool]) -> None:
+        """Close what is open of files that the kernel has forgotten: nobody has them.
+
+        A predecessor that was killed within a RELEASE left a count too high.
+
+        Args:
+            is_known: see `NodeTable.forget_lost`, also for why it is asked twice.
+        """
+        now, lost = time.monotonic(), {}
+        for number in tuple(self._inherited):
+            handles = list(self._handles.get(number, ()))
+            if not handles:
+                self._inherited.discard(number)
+            elif not is_known(number):
+                since, before = self._lost.get(number, (now, handles))
+                if before != handles:
+                    since = now
+                if now - since < TAKEN_UP_SECONDS:
+                    lost[number] = since, handles
+                else:
+                    self._close_all(number, handles)
+        self._lost = lost
+
+    def _close_all(self, number: int, handles: "list[Handle]") -> None:
+        """Close a file's handles, unless it was opened or closed meanwhile."""
+        with self._lock:
+            if self._handles.get(number) != handles:
+                return
+            del self._handles[number]
+            self._count(number)
+        for handle in handles:
+            self._close(number, handle)
+
+    def _close(self, number: int, handle: "Handle") -> None:
+        handle.close()
+        if self._resident is not None:
+            self._resident.release(number)
 
     def get(self, fh: int) -> "Handle":
         """Return a handle to read from.
@@ -117,9 +162,7 @@ class OpenFiles:
             if not handles:
                 del self._handles[fh]
             self._count(fh)
-        handle.close()
-        if self._resident is not None:
-            self._resident.release(fh)
+        self._close(fh, handle)
 
     def lock(self, *, force: bool) -> bool:
         """Free what is in memory, unless it is in use; tell whether that was done.

@@ -1,7 +1,6 @@
 """A device that an operator sets up: a clean container, and docs/operating.md."""
 
 import hashlib
-import itertools
 import re
 import shutil
 import subprocess
@@ -10,12 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.boot.delivery import CHECKOUT, deliver
-from tests.boot.service import Program
-from tests.mount import survival_reader
+from tests.boot.service import Readers
 from tests.support.container import ROOT, Container
 from tests.support.mounting import Home, succeed
 from tests.support.sealed import pattern, write_files
-from tests.support.waiting import wait_until
 
 __all__ = ["MODEL", "MOUNTPOINT", "Device", "blocks", "document"]
 
@@ -26,7 +23,6 @@ MODEL = "detector/model.bin"
 """A file below the mountpoint."""
 
 _FILES = {"model.bin": pattern(2_345_678), "model.xml": b"<net/>", "sub/labels": b"a\n"}
-_NUMBERS = itertools.count()
 # Written by others than us all the time, or by the test itself.
 _FLEETING = (
     *("/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp", "/var/log", "/srv"),
@@ -117,9 +113,10 @@ class Device:
         return said[:1] == [hashlib.sha256(_FILES["model.bin"]).hexdigest()]
 
     @contextmanager
-    def reading(self, *kinds: str) -> Iterator["Readers"]:
+    def reading(self, *kinds: str) -> Iterator[Readers]:
         """Have programs read the mount; in the end nothing must have been wrong."""
-        readers = Readers(self.container, kinds)
+        python = ("nice", "/usr/bin/python3")
+        readers = Readers(self.container, python, kinds, (MOUNTPOINT, PLAIN))
         readers.wait_for_progress()
         yield readers
         readers.wait_for_progress()
@@ -137,34 +134,3 @@ class Device:
         printed = r"%p %y %m %u:%g %l\n"
         script = f"find / -xdev \\( {pruned} \\) -prune -o -printf '{printed}'"
         return set(self.run(script).stdout.splitlines())
-
-
-class Readers:
-    """Programs that compare the mount with the plain directory, again and again."""
-
-    def __init__(self, container: Container, kinds: tuple[str, ...]) -> None:
-        self._container = container
-        self._programs: dict[str, Program] = {}
-        for kind in kinds:
-            name = f"reader-{next(_NUMBERS)}"
-            progress = f"/run/{name}.progress"
-            words = ["nice", "/usr/bin/python3", f"{survival_reader.__file__}", kind]
-            words += [MOUNTPOINT, PLAIN, progress]
-            self._programs[progress] = Program(container, name, words)
-
-    def wait_for_progress(self) -> None:
-        """Return when each of them has read all, from now on."""
-        wanted = {path: self._rounds(path) + 2 for path in self._programs}
-        wait_until(lambda: all(self._rounds(p) >= n for p, n in wanted.items()))
-
-    def end(self) -> None:
-        """End them; see `Program.end`."""
-        for program in self._programs.values():
-            program.end()
-
-    def _rounds(self, progress: str) -> int:
-        program = self._programs[progress]
-        if not program.is_at_work:
-            program.end()  # which fails
-        path = self._container.path(progress)
-        return int.from_bytes(path.read_bytes(), "big") if path.exists() else 0

@@ -16,7 +16,14 @@ from tests.support.container import ROOT, Container, booted, missing, own_suite
 from tests.support.users import open_directory
 from tests.support.waiting import wait_until
 
-__all__ = ["Program", "Service", "has_checkout", "installed", "require_container"]
+__all__ = [
+    "Program",
+    "Readers",
+    "Service",
+    "has_checkout",
+    "installed",
+    "require_container",
+]
 
 PUBLISHER = "/srv/publisher"
 BUSY = ("activating", "deactivating", "reloading")
@@ -197,6 +204,18 @@ class Service:
         wait_until(lambda: self.show("MainPID") not in {before, "0"})
         self.wait()
 
+    def happen(self, event: str) -> None:
+        """Kill the `daemon`, `main` or `all`; or what systemctl knows as `event`."""
+        if event == "daemon":
+            before = self.daemon
+            self.container.run("kill", "-KILL", before)
+            wait_until(lambda: self.daemon != before)
+        elif event in {"main", "all"}:
+            self.kill(event)
+        else:
+            self.systemctl("reset-failed", check=False)
+            self.systemctl(event)
+
     def wait(self) -> None:
         """Return when nothing is about to change."""
         wait_until(lambda: self.show("ActiveState") not in BUSY)
@@ -259,25 +278,36 @@ class Service:
     @contextmanager
     def reading(self, *kinds: str) -> Iterator["Readers"]:
         """Have programs read the mount; in the end nothing must have been wrong."""
-        readers = Readers(self, kinds)
+        places = self.mountpoint, self.plain
+        readers = Readers(self.container, [self.container.python], kinds, places)
         yield readers
         readers.end()
 
 
 class Readers:
-    """Programs that compare the mount with the plain directory, again and again."""
+    """Programs that compare a mount with the plain directory, again and again.
 
-    def __init__(self, service: Service, kinds: Sequence[str]) -> None:
-        self._container = service.container
+    Args:
+        container: where they run.
+        python: how it is called there.
+        kinds: as the reader knows them.
+        places: the mountpoint, and the plain directory.
+    """
+
+    def __init__(
+        self,
+        container: Container,
+        python: Sequence[str],
+        kinds: Sequence[str],
+        places: tuple[str, str],
+    ) -> None:
+        self._container = container
         self._programs: dict[str, Program] = {}
         for kind in kinds:
-            progress = f"/run/{service.name}-{kind}.progress"
-            command = [service.container.python, survival_reader.__file__, kind]
-            self._programs[progress] = Program(
-                service.container,
-                f"{service.name}-{kind}-{time.monotonic_ns()}",
-                [*command, service.mountpoint, service.plain, progress],
-            )
+            name = f"reader-{kind}-{time.monotonic_ns()}"
+            progress = f"/run/{name}.progress"
+            words = [*python, survival_reader.__file__, kind, *places, progress]
+            self._programs[progress] = Program(container, name, words)
 
     def wait_for_progress(self) -> None:
         """Return when each of them has read all, from now on."""

@@ -164,7 +164,7 @@ def test_client_sees_no_error_and_no_wrong_output(
     with service.reading("whole", "mapped") as readers:
         for event in ("daemon", "main", "all", "restart", "reload"):
             client.wait_for_progress()
-            happen(service, event)
+            service.happen(event)
             readers.wait_for_progress()
         client.wait_for_progress()
     client.end()
@@ -215,18 +215,6 @@ def installation_of(service: Service) -> str:
     found: set[str] = set(re.findall(r"/opt/ovfuse/[^/]+", maps))
     (directory,) = found
     return directory
-
-
-def happen(service: Service, event: str) -> None:
-    if event == "daemon":
-        before = service.daemon
-        service.container.run("kill", "-KILL", before)
-        wait_until(lambda: service.daemon != before)
-    elif event in {"main", "all"}:
-        service.kill(event)
-    else:
-        service.systemctl("reset-failed", check=False)
-        service.systemctl(event)
 
 
 def test_it_waits_for_models_that_come_later(service: Service) -> None:

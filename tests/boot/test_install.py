@@ -18,7 +18,8 @@ pytestmark = [pytest.mark.fuse, pytest.mark.systemd]
 IN_GROUP = ("User=daemon", "SupplementaryGroups=ovfuse")
 OUTSIDE = ("User=daemon",)
 UNIT = "ovfuse@models"
-KEPT = {"/etc/ovfuse", "/var/lib/ovfuse"}
+SEEN = ("/var/lib/ovfuse", "/var/lib/ovfuse-units", "/var/lib/private/ovfuse-units")
+KEPT = {"/etc/ovfuse", *SEEN}
 OTHER = "/srv/other"
 """A second mountpoint."""
 
@@ -122,11 +123,15 @@ def running(device: Device) -> set[str]:
 
 
 def test_removal_leaves_what_it_says(ready: Device) -> None:
+    ready.run("systemctl enable --now ovfuse-metrics")
+    # As a unit in a sandbox, which has an account for a while.
+    ready.run("systemd-run --wait -pDynamicUser=1 -pStateDirectory=ovfuse-units/x true")
     in_use = ready.run("scripts/install --uninstall", check=False)
     assert in_use.returncode == 1
-    assert f"systemctl disable --now {UNIT}.service" in in_use.stderr
+    units = f"ovfuse-metrics.service {UNIT}.service"
+    assert f"systemctl disable --now {units}" in in_use.stderr
     assert ready.reads_right()
-    ready.run(f"systemctl stop {UNIT}")
+    ready.run(f"systemctl stop {units}")
     assert ready.mounts == []
 
     told = ready.run(blocks("removal")[0]).stdout

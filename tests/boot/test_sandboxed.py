@@ -41,15 +41,21 @@ def plain() -> Iterator[Path]:
 
 
 @pytest.fixture
-def service(container: Container, plain: Path) -> Iterator[Service]:
-    """An instance for each test, in the sandbox."""
+def outside(container: Container, plain: Path) -> Iterator[Service]:
+    """An instance for each test, not in the sandbox yet."""
     service = Service(container, f"s{next(NUMBERS)}", plain, "allow_other")
     container.run("chmod", "-R", "a+rX", service.cipherdir, "/etc/ovfuse/trusted")
-    service.override(sandbox_in(container))
     yield service
     service.systemctl("stop", check=False)
     service.systemctl("reset-failed", check=False)
     wait_until(service.is_gone)
+
+
+@pytest.fixture
+def service(outside: Service) -> Service:
+    """An instance for each test, in the sandbox."""
+    outside.override(sandbox_in(outside.container))
+    return outside
 
 
 def hash_of(name: str) -> str:
@@ -103,23 +109,40 @@ def test_programs_notice_nothing(service: Service) -> None:
     with service.reading(*KINDS) as readers:
         readers.wait_for_progress()
         for event in ("daemon", "main", "all", "restart", "reload", "main"):
-            happen(service, event)
+            service.happen(event)
             readers.wait_for_progress()
 
     assert service.show("ActiveState") == "active"
     assert "error" not in service.log
 
 
-def happen(service: Service, event: str) -> None:
-    if event == "daemon":
-        before = service.daemon
-        service.container.run("kill", "-KILL", before)
-        wait_until(lambda: service.daemon != before)
-    elif event in {"main", "all"}:
-        service.kill(event)
-    else:
-        service.systemctl("reset-failed", check=False)
-        service.systemctl(event)
+def test_unit_that_serves_is_put_into_the_sandbox(outside: Service) -> None:
+    outside.start()
+    assert outside.sha256(WEIGHTS) == hash_of(WEIGHTS)
+    outside.override(sandbox_in(outside.container))
+
+    outside.systemctl("restart")
+
+    assert outside.sha256(WEIGHTS) == hash_of(WEIGHTS)
+    assert accounts_of(outside, outside.daemon)[0] != "0"
+    assert outside.show("NRestarts") == "0"
+
+
+def test_filesystem_of_somebody_else_is_not_unmounted(service: Service) -> None:
+    """Also if MOUNTPOINT, as it is written by now, says so."""
+    container, before = service.container, service.mountpoint
+    service.start()
+    service.mountpoint = f"{before}.other"
+    container.run("mkdir", service.mountpoint)
+    container.run("mount", "-t", "tmpfs", "other", service.mountpoint)
+    service.configure("allow_other")
+
+    service.systemctl("stop")
+
+    assert service.is_mounted
+    container.run("umount", "-l", service.mountpoint, before)
+    service.mountpoint = before
+    service.configure("allow_other")
 
 
 def test_daemon_that_hangs_is_replaced(service: Service) -> None:

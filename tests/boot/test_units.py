@@ -94,6 +94,17 @@ def test_nobody_can_write_where_nothing_is_mounted(service: Service) -> None:
         assert service.container.run("ls", "-A", service.mountpoint).stdout == ""
 
 
+def test_mountpoint_may_belong_to_another_account(service: Service) -> None:
+    service.container.run("chown", f"{NOBODY}", service.mountpoint)
+
+    service.start()
+    service.systemctl("stop")
+    wait_until(service.is_gone)
+
+    assert IMMUTABLE in flags_of(service.container, service.mountpoint)
+    assert not can_write(service.container, service.mountpoint)
+
+
 def test_it_is_closed_where_a_filesystem_has_no_flags(service: Service) -> None:
     service.container.run("mount", "-t", "ramfs", "none", service.mountpoint)
     service.mountpoint += "/models"

@@ -9,8 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.mount.trees import build_library, build_small
+from tests.support import places
 from tests.support.mounting import ENGINES, Home, Mount, mounted, succeed
 from tests.support.users import NOBODY, open_directory, users_program
+
+scratch, mountpoint = places.scratch, places.mountpoint
+shared, publisher = places.shared, places.publisher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,36 +53,6 @@ def engine(request: pytest.FixtureRequest) -> str:
     """The engine under test."""
     name: str = request.param
     return name
-
-
-@pytest.fixture
-def scratch() -> Iterator[Path]:
-    """An empty directory that every account can reach."""
-    with open_directory() as directory:
-        yield directory
-
-
-@pytest.fixture
-def mountpoint(scratch: Path) -> Path:
-    """An empty directory."""
-    directory = scratch / "mnt"
-    directory.mkdir()
-    return directory
-
-
-@pytest.fixture(scope="session")
-def shared() -> Iterator[Path]:
-    """As scratch, for what is made once."""
-    with open_directory() as directory:
-        yield directory
-
-
-@pytest.fixture(scope="session")
-def publisher(shared: Path) -> Home:
-    """Who sealed the models below and may mount them; tests leave its keys alone."""
-    home = Home(directory=shared / "publisher")
-    succeed(home, "keygen")
-    return home
 
 
 @pytest.fixture(scope="session")

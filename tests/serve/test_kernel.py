@@ -319,3 +319,37 @@ def test_file_that_is_opened_anew_is_read_though_the_last_one_was_lost(
         files.release(number)
         files.add(node, view.open(node), b"/small.txt", NOBODY)
     assert buffer == b"hello\n"
+
+
+def test_file_that_is_counted_too_often_is_closed_when_nobody_has_it(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless it may have been opened just now."""
+    now = [1000.0]
+    monkeypatch.setattr("ovfuse.serve.open_files.time.monotonic", lambda: now[0])
+    (source / "other.txt").write_bytes(b"other\n")
+    operations = operations_on(MemoryView(source), source)
+    names = (b"small.txt", b"other.txt")
+    lost, known = (look_up(operations, ROOT, name) for name in names)
+    for number in (lost, known):
+        operations.ledger.opens[number] = 2
+    files = OpenFiles(None, "never", operations.ledger.opens, Audit())
+    view = cast("View", MemoryView(source))
+    files.restore(view, operations.nodes)
+
+    def look(after: float) -> dict[int, int]:
+        now[0] += after
+        files.close_lost(lambda number: number == known)
+        return dict(operations.ledger.opens)
+
+    assert look(0) == look(4.9) == {lost: 2, known: 2}
+    node = operations.nodes.get(lost).node
+    files.add(node, view.open(node), b"/", NOBODY)
+    assert look(0.2) == look(4.9) == {lost: 3, known: 2}
+    files.release(lost)
+    assert look(0.2) == look(4.9) == {lost: 2, known: 2}
+    assert look(0.2) == {known: 2}
+    files.release(lost)  # of which the kernel tells after all
+    assert look(100) == {known: 2}
+    files.add(node, view.open(node), b"/", NOBODY)
+    assert look(100) == look(100) == {lost: 1, known: 2}  # this one is not inherited

@@ -10,39 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import places
 from tests.support.mounting import Home, succeed
 from tests.support.tpm import Tpm, tpm_in
-from tests.support.users import open_directory
 
-
-@pytest.fixture
-def scratch() -> Iterator[Path]:
-    """An empty directory that every account can reach."""
-    with open_directory() as directory:
-        yield directory
-
-
-@pytest.fixture
-def mountpoint(scratch: Path) -> Path:
-    """An empty directory."""
-    directory = scratch / "mnt"
-    directory.mkdir()
-    return directory
-
-
-@pytest.fixture(scope="session")
-def shared() -> Iterator[Path]:
-    """As scratch, for what is made once."""
-    with open_directory() as directory:
-        yield directory
-
-
-@pytest.fixture(scope="session")
-def publisher(shared: Path) -> Home:
-    """Who seals."""
-    home = Home(directory=shared / "publisher")
-    succeed(home, "keygen")
-    return home
+scratch, mountpoint = places.scratch, places.mountpoint
+shared, publisher = places.shared, places.publisher
 
 
 @pytest.fixture(scope="session")

@@ -65,7 +65,7 @@ class KernelEngine:
         operations = Operations(self._setup, ledger, resident)
         operations.nodes.restore()
         operations.files.restore(self._setup.view, operations.nodes)
-        notifier = Notifier(connection.fd, operations.nodes)
+        notifier = Notifier(connection.fd, operations.nodes, operations.files)
         self._parts = operations, notifier
         try:
             with self._setup.view.follow(notifier.tell):

@@ -17,6 +17,7 @@ from ovfuse.serve.kernel.wire import InitFlag, Notification
 
 if TYPE_CHECKING:
     from ovfuse.serve.known_nodes import NodeTable
+    from ovfuse.serve.open_files import OpenFiles
     from ovfuse.serve.survival.ledger import Ledger
     from ovfuse.view.contract import Change
 
@@ -32,14 +33,15 @@ _NO_MATTER: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENODEV})
 class Notifier:
     """Writes notifications to the connection `fd`."""
 
-    def __init__(self, fd: int, nodes: "NodeTable") -> None:
+    def __init__(self, fd: int, nodes: "NodeTable", files: "OpenFiles") -> None:
         self._fd = fd
-        self._nodes = nodes
+        self._nodes, self._files = nodes, files
 
     def tell(self, changes: "Sequence[Change]") -> None:
         """Make the kernel ask again for names and attributes; forget what is gone."""
         self._tell((*changes, *self._nodes.gone()), _ATTRIBUTES_ALONE)
         self._nodes.forget_lost(self._is_known)
+        self._files.close_lost(self._is_known)
 
     def _is_known(self, number: int) -> bool:
         body = wire.INVAL_INODE_OUT.pack(number, _ATTRIBUTES_ALONE, 0)
