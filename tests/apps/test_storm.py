@@ -41,6 +41,8 @@ pytestmark = [
 
 SEALINGS = int(os.environ.get("OVFUSE_STORM_SEALINGS", "60"))
 DISTURBED_SECONDS = float(os.environ.get("OVFUSE_DISTURBED_SECONDS", "15"))
+SEALED_AT_LEAST = 3
+"""However slow the machine is: readers must have seen more than one version."""
 KINDS = (
     ("plainly", "mapped", "by-version", "by-version"),
     ("plainly", "mapped", "by-descriptor", "by-version"),
@@ -208,7 +210,7 @@ def disturb(home: Home, model: Resealed, tops: list[tuple[Mount, Path]]) -> None
     chance, done = random.Random(7), Counter[str]()
     end = time.monotonic() + DISTURBED_SECONDS
     with readers(tops):
-        while time.monotonic() < end:
+        while time.monotonic() < end or done["seal"] < SEALED_AT_LEAST:
             mount, _ = chance.choice(tops)
             match kind := chance.choices(("seal", "kill", "reload"), (6, 3, 1))[0]:
                 case "seal":
