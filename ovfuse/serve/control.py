@@ -184,7 +184,11 @@ class ControlServer:
             if not self._clients.acquire(blocking=False):
                 client.close()
                 continue
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+            thread = threading.Thread(target=self._serve, args=(client,), daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # a limit of processes: others wait meanwhile
+                self._serve(client)
 
     def _serve(self, client: socket.socket) -> None:
         try:

@@ -127,7 +127,7 @@ class Watch:
             path = f"/proc/self/fd/{self._directory_fd}/."
             self._observer.schedule(Handler(), path, recursive=True, event_filter=kinds)
             self._observer.start()
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # the latter by a limit of processes
             self._poll_instead(error)
 
     def _check_room(self) -> None:
@@ -144,16 +144,17 @@ class Watch:
                 FileSystemEventHandler(), _PROBE, event_filter=[DirDeletedEvent]
             )
             self._observer.unschedule(probe)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
             self._poll_instead(error)
 
-    def _poll_instead(self, error: OSError) -> None:
+    def _poll_instead(self, error: OSError | RuntimeError) -> None:
+        number = error.errno if isinstance(error, OSError) else None
         self._stop_observer()
         self._poll_seconds = _POLL_SECONDS
         _log.warning(
             "inotify cannot watch the cipherdir (%s): a look every %d seconds instead; "
             "see fs.inotify in sysctl(8)",
-            os.strerror(error.errno or 0),
+            os.strerror(number) if number else error,
             _POLL_SECONDS,
         )
 

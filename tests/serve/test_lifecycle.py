@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from ovfuse.errors import MountpointError, NotMountedError
+from ovfuse.serve.control import ask
 from ovfuse.serve.mounts import is_stale
 from ovfuse.serve.taking_up import clean_up_after_death
 from ovfuse.serve.unmount import unmount
@@ -296,6 +298,41 @@ def test_signal_while_an_unlock_is_slow(mounter: Mounter) -> None:
     assert process.wait(30) == 0
     assert not mounter.is_mounted()
     reader.wait(30)
+
+
+@needs_root
+def test_limit_of_processes_ends_no_mount(users_mounter: Mounter) -> None:
+    """More requests are slow than there are threads, and there can be no more."""
+    mounter = users_mounter
+    if mounter.engine == "libfuse":
+        pytest.skip("libfuse starts its threads itself")
+    mounter.gate = mounter.log.parent / "gate"
+    mounter.environment["OVFUSE_TEST_GATE"] = f"{mounter.gate}"
+    (mounter.source / "slow").mkdir()
+    daemon = mounter.mount()
+    limit_processes(daemon, "1")
+    command = [*AS_NOBODY, "ls", f"{mounter.mountpoint}/slow"]
+    listed = [subprocess.Popen(command) for _ in range(6)]
+    wait_until(lambda: mounter.is_slow(daemon))
+    time.sleep(0.2)  # in which it would start threads: nothing else shows that
+
+    status = ask(mounter.socket(), NOBODY)
+    mounter.gate.touch()
+
+    assert status is not None
+    assert status["pid"] == daemon
+    assert [process.wait(30) for process in listed] == [0] * 6
+    assert mounter.status().pid == daemon
+    limit_processes(daemon, "4096")  # else it could not start fusermount3
+
+
+AS_NOBODY = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
+
+
+def limit_processes(pid: int, count: str) -> None:
+    """Let an account's process start no more, if the account has so many."""
+    limit = ("prlimit", f"--pid={pid}", f"--nproc={count}:")
+    subprocess.run([*AS_NOBODY, *limit], check=True)
 
 
 _ENDS: dict[str, Callable[[Path], object]] = {

@@ -128,7 +128,8 @@ class Workers:
             time.sleep(_SLOW_SECONDS)
             stuck = self._all_at_work.is_set() and self._taken == taken
             if stuck and not self._ended.is_set() and self._threads < _THREADS_MAX:
-                self._start()
+                with suppress(RuntimeError):  # a limit of processes: others wait
+                    self._start()
         if self._error is not None:
             raise MountFailedError(f"the connection broke off: {self._error}")
 
@@ -138,9 +139,9 @@ class Workers:
         # kernel makes no pages for who dies (fuse_dev_do_read, iov_iter_get_pages2).
         # Whatever waits for a reply fits into one.
         keep_present(request[: mmap.PAGESIZE])
+        threading.Thread(target=self._work, args=buffers, daemon=True).start()
         with self._lock:
             self._threads += 1
-        threading.Thread(target=self._work, args=buffers, daemon=True).start()
 
     def _work(self, request: memoryview, reply: memoryview) -> None:
         slot = self._ledger.slot()

@@ -297,8 +297,10 @@ class ResidentFiles:
 
     def _start_freeing(self) -> None:
         if self._freeing is None:
-            self._freeing = threading.Thread(target=self._free_unused, daemon=True)
-            self._freeing.start()
+            thread = threading.Thread(target=self._free_unused, daemon=True)
+            with suppress(RuntimeError):  # a limit of processes: the next may do it
+                thread.start()
+                self._freeing = thread
         self._changed.notify_all()
 
     def _free_unused(self) -> None:
