@@ -242,7 +242,7 @@ def test_terms_that_end_while_it_is_mounted(
     publisher: Home, small: Sealed, scratch: Path, engine: str
 ) -> None:
     cipherdir, mountpoint = scratch / "sealed", scratch / "mnt"
-    end = datetime.now(UTC) + timedelta(seconds=3)
+    end = datetime.now(UTC) + timedelta(seconds=8)
     options = ("--not-after", end.isoformat())
     succeed(publisher, "encrypt", *options, small.plain, cipherdir)
     with (
