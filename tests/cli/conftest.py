@@ -2,22 +2,16 @@
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ovfuse.errors import OvfuseError
+from tests.support import places
 from tests.support.mounting import Home, check_error_lines, run_ovfuse, succeed
-from tests.support.users import open_directory
 
-
-@pytest.fixture
-def scratch() -> Iterator[Path]:
-    """An empty directory that every account can reach."""
-    with open_directory() as directory:
-        yield directory
+scratch = places.scratch
 
 
 @pytest.fixture

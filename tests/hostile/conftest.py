@@ -1,15 +1,16 @@
 """What the tests of hostile cipherdirs share: places, people, a published model."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ovfuse.sealed.wrapping import Identity
 from tests.hostile.published import make_published
+from tests.support import places
 from tests.support.mounting import Home, succeed
 from tests.support.sealed import make_identity
-from tests.support.users import open_directory
+
+scratch, shared = places.scratch, places.shared
 
 
 @pytest.fixture(autouse=True)
@@ -23,20 +24,6 @@ def no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
 def identity() -> Identity:
     """Who may open everything here."""
     return make_identity()
-
-
-@pytest.fixture
-def scratch() -> Iterator[Path]:
-    """An empty directory, removed at the end with all that is in it."""
-    with open_directory() as directory:
-        yield directory
-
-
-@pytest.fixture(scope="session")
-def shared() -> Iterator[Path]:
-    """As scratch, for what is made once."""
-    with open_directory() as directory:
-        yield directory
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """Fixtures: directories for tests of real mounts, and who seals what is in them.
 
-A conftest has those that it imports.
+A conftest names those that its tests have.
 """
 
 from collections.abc import Iterator
