@@ -245,7 +245,7 @@ def inference(bench: Bench, candidate: Candidate) -> Numbers:
 
 def pauses(bench: Bench, candidate: Candidate) -> Numbers:
     """Kill the daemon, and reload, while somebody asks all along."""
-    if candidate.name not in {"ovfuse kernel", "ovfuse resident"}:
+    if candidate.name not in {"ovfuse on demand", "ovfuse default"}:
         return {}
     store = bench.store(candidate, "model")
     at = bench.mountpoint
@@ -291,7 +291,7 @@ def listing(bench: Bench, candidate: Candidate) -> Numbers:
 
 def sealing(bench: Bench, candidate: Candidate) -> Numbers:
     """Put the model into a new store: `cp`, or `ovfuse encrypt`."""
-    alike = {"plain, small pages", "bindfs", "ovfuse libfuse", "ovfuse resident"}
+    alike = {"plain, small pages", "bindfs", "ovfuse libfuse", "ovfuse default"}
     if candidate.name in alike:
         return {}  # as plain files, and as the other ways to mount
     source = bench.source("model")

@@ -77,11 +77,11 @@ class Candidate:
             raise BenchError(f"{command} failed with {said.returncode}")
 
 
-def _ovfuse(name: str, options: str) -> Candidate:
+def _ovfuse(name: str, *options: str) -> Candidate:
     return Candidate(
         name=f"ovfuse {name}",
         program=str(OVFUSE),
-        mount=lambda store, at: [str(OVFUSE), "mount", "-o", options, store, at],
+        mount=lambda store, at: [str(OVFUSE), "mount", *options, store, at],
         version=[str(OVFUSE), "--version"],
     )
 
@@ -119,9 +119,9 @@ CANDIDATES = (
         version=["encfs", "--version"],
         needs_password=True,
     ),
-    _ovfuse("libfuse", "engine=libfuse"),
-    _ovfuse("kernel", "engine=kernel,resident=never"),
-    _ovfuse("resident", "engine=kernel,resident=always"),
+    _ovfuse("libfuse", "-o", "engine=libfuse"),
+    _ovfuse("on demand", "-o", "engine=kernel,resident=never"),
+    _ovfuse("default"),
 )
 
 

@@ -106,7 +106,7 @@ class Bound:
     """What one of ours is held to: a ratio to another candidate.
 
     Attributes:
-        ours: on demand, or resident.
+        ours: on demand, or the default: with weights in memory, if root mounts.
         goal: what is wished for; `floor` is what must be. Ratios of speed.
     """
 
@@ -117,7 +117,7 @@ class Bound:
     goal: float | None = None
 
 
-ON_DEMAND, RESIDENT = "ovfuse kernel", "ovfuse resident"
+ON_DEMAND, DEFAULT = "ovfuse on demand", "ovfuse default"
 SMALL_PAGES = "plain, small pages"
 BOUNDS = (
     Bound(ON_DEMAND, "cold read", "gocryptfs", 1.1),
@@ -131,13 +131,13 @@ BOUNDS = (
     Bound(ON_DEMAND, "listing", "gocryptfs", 1.0),
     Bound(ON_DEMAND, "cold read", "bindfs", 0.0, goal=1.0),
     Bound(ON_DEMAND, "cold mmap", "bindfs", 0.0, goal=1.0),
-    Bound(RESIDENT, "cold read", "gocryptfs", 1.7, goal=3.0),
-    Bound(RESIDENT, "cold mmap", "gocryptfs", 2.0, goal=3.0),
-    Bound(RESIDENT, "second read", "plain", 0.95),
-    Bound(RESIDENT, "second mmap", "plain", 0.95),
-    Bound(RESIDENT, "second random", "plain", 0.95),
-    Bound(RESIDENT, "cold inference", "plain", 1 / 2.0, goal=1 / 1.5),
-    Bound(RESIDENT, "second inference", "plain", 1 / 1.05),
+    Bound(DEFAULT, "cold read", "gocryptfs", 1.7, goal=3.0),
+    Bound(DEFAULT, "cold mmap", "gocryptfs", 2.0, goal=3.0),
+    Bound(DEFAULT, "second read", "plain", 0.95),
+    Bound(DEFAULT, "second mmap", "plain", 0.95),
+    Bound(DEFAULT, "second random", "plain", 0.95),
+    Bound(DEFAULT, "cold inference", "plain", 1 / 2.0, goal=1 / 1.5),
+    Bound(DEFAULT, "second inference", "plain", 1 / 1.05),
 )
 
 
@@ -175,7 +175,7 @@ def _about(found: Found) -> str:
     versions = ", ".join(
         text if text.startswith(name) else f"{name}: {text}"
         for name, text in found["versions"].items()
-        if name not in {"ovfuse libfuse", RESIDENT}
+        if name not in {"ovfuse libfuse", DEFAULT}
     )
     return (
         f"{of['date']}, {of['cpu']}, {of['cpus']} processors, {of['memory GiB']} GiB, "
